@@ -1,0 +1,278 @@
+"""The corrected and the dyadic phase as circuits of ordinary elements, derived from any circuit.
+
+Both follow from transposing what each controlled source adds to the small-signal matrix J: its
+control and output ports swap (Director and Rohrer 1969). Two-terminal elements stay as they are.
+
+Corrected phase, ``F(x) + (J0^T - J0)(x - x0) + beta dC/dx = 0`` (arXiv:2602.03670): each controlled
+source is held at its anchor value, and the swapped one acts on the changes from the anchor.
+
+    element, gain   held                    swapped, on changes from the anchor
+    VCCS g          current g*v_p0 at q     VCCS g: v_q -> current at p
+    VCVS mu         voltage mu*v_p0 at q    CCCS -mu: i_q -> current at p
+    CCCS B          current B*i_c0 at q     VCVS -B in series with the sensed branch c: v_q -> v_c
+    CCVS r          voltage r*i_c0 at q     CCVS r in series with the sensed branch c: i_q -> v_c
+    buffer f        f(v_p) - a*(v_p-v_p0)   CCCS -a: i_q -> current at p, with a = f'(v_p0)
+
+Dyadic phase, ``F(m) = 0`` and ``J(m)^T d + beta dC/dm = 0``: the circuit itself beside a linear
+transposed one, whose gains and drive are those of the first at its operating point.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from circuitsim.errors import NetlistError
+from circuitsim.netlist.builder import NetlistBuilder
+from circuitsim.netlist.models import (
+    buffer_gain,
+    buffer_voltage,
+    diode_conductance,
+    softmax_conductance,
+)
+from circuitsim.netlist.netlist import Netlist, OutputPort
+from circuitsim.netlist.nudge import Nudge
+from circuitsim.netlist.tables import FloatArray, IntArray
+
+__all__ = ["corrected_netlist", "dyadic_netlist"]
+
+
+def corrected_netlist(netlist: Netlist, voltage: FloatArray, current: FloatArray) -> Netlist:
+    """Return the circuit of the corrected phase around one anchor; nudge it with `nudged_netlist`.
+
+    Args:
+        netlist: a flat netlist.
+        voltage: anchor node voltages (N,) V.
+        current: anchor branch currents (M,) A, in the order of ``netlist.branch_names``.
+    """
+    _require_flat(netlist)
+    builder = NetlistBuilder.extending(
+        replace(
+            netlist,
+            vccs=type(netlist.vccs).empty(),
+            vcvs=type(netlist.vcvs).empty(),
+            cccs=type(netlist.cccs).empty(),
+            ccvs=type(netlist.ccvs).empty(),
+            buffer=type(netlist.buffer).empty(),
+            vsource=type(netlist.vsource).empty(),
+        )
+    )
+    writer = _Writer(builder)
+    branch = _branch_starts(netlist)
+    v0, i0 = np.asarray(voltage), np.asarray(current)
+    name = netlist.node_names
+
+    def drop(table: object, row: int, pos: str = "pos", neg: str = "neg") -> float:
+        return float(v0[getattr(table, pos)[row]] - v0[getattr(table, neg)[row]])
+
+    # Voltage sources first, in their old rows, so that input ports stay valid. What the swapped
+    # CCCS and CCVS add in series comes between a sensed source and its old negative node.
+    tail: list[str] = []
+    sensed = {int(c) for c in (*netlist.cccs.control, *netlist.ccvs.control)}
+    for row, label in enumerate(netlist.vsource.name):
+        end = name[netlist.vsource.neg[row]]
+        if row in sensed:
+            end = writer.internal(f"{label}.tail")
+        tail.append(end)
+        builder.add("vsource", label, name[netlist.vsource.pos[row]], end, voltage=netlist.vsource.voltage[row])
+
+    t = netlist.vccs
+    for row, label in enumerate(t.name):
+        g = float(t.transconductance[row])
+        q = (name[t.pos[row]], name[t.neg[row]])
+        p = (name[t.control_pos[row]], name[t.control_neg[row]])
+        builder.add("isource", f"{label}.held", *q, current=g * drop(t, row, "control_pos", "control_neg"))
+        builder.add("vccs", f"{label}.swap", *p, *q, transconductance=g)
+        builder.add("isource", f"{label}.anchor", *p, current=-g * drop(t, row))
+
+    v = netlist.vcvs
+    for row, label in enumerate(v.name):
+        mu = float(v.gain[row])
+        p = (name[v.control_pos[row]], name[v.control_neg[row]])
+        held = mu * drop(v, row, "control_pos", "control_neg")
+        builder.add("vsource", f"{label}.held", name[v.pos[row]], name[v.neg[row]], voltage=held)
+        writer.swapped_current(label, p, gain=-mu, anchor=float(i0[branch["vcvs"] + row]))
+
+    h = netlist.ccvs
+    for row, label in enumerate(h.name):
+        r, c = float(h.transresistance[row]), int(h.control[row])
+        builder.add(
+            "vsource",
+            f"{label}.held",
+            name[h.pos[row]],
+            name[h.neg[row]],
+            voltage=r * float(i0[branch["vsource"] + c]),
+        )
+        anchor = -r * float(i0[branch["ccvs"] + row])
+        tail[c] = writer.in_series(f"{label}.anchor", tail[c], "vsource", voltage=anchor)
+        middle = writer.internal(f"{label}.swap")
+        builder.add("ccvs", f"{label}.swap", tail[c], middle, control=f"{label}.held", transresistance=r)
+        tail[c] = middle
+
+    f = netlist.cccs
+    for row, label in enumerate(f.name):
+        gain, c = float(f.gain[row]), int(f.control[row])
+        q = (name[f.pos[row]], name[f.neg[row]])
+        builder.add("isource", f"{label}.held", *q, current=gain * float(i0[branch["vsource"] + c]))
+        tail[c] = writer.in_series(f"{label}.anchor", tail[c], "vsource", voltage=gain * drop(f, row))
+        tail[c] = writer.in_series(f"{label}.swap", tail[c], "vcvs", *q, gain=-gain)
+
+    for row in sorted(sensed):
+        end = name[netlist.vsource.neg[row]]
+        builder.add("vsource", f"{netlist.vsource.name[row]}.end", tail[row], end, voltage=0.0)
+
+    b = netlist.buffer
+    for row, label in enumerate(b.name):
+        p = (name[b.control_pos[row]], name[b.control_neg[row]])
+        v_p = drop(b, row, "control_pos", "control_neg")
+        parameters = {c: float(getattr(b, c)[row]) for c in ("gain", "saturation", "offset")}
+        a = float(buffer_gain(v_p, **parameters))
+        pos, neg = name[b.pos[row]], name[b.neg[row]]
+        if np.isinf(b.saturation[row]):
+            builder.add("vsource", f"{label}.held", pos, neg, voltage=float(buffer_voltage(v_p, **parameters)))
+        else:
+            top, low = writer.internal(f"{label}.top"), writer.internal(f"{label}.low")
+            builder.add("buffer", label, pos, top, *p, **parameters)
+            builder.add("vcvs", f"{label}.hold", top, low, *p, gain=-a)
+            builder.add("vsource", f"{label}.held", low, neg, voltage=a * v_p)
+        writer.swapped_current(label, p, gain=-a, anchor=float(i0[branch["buffer"] + row]))
+    return builder.build_like(netlist)
+
+
+def dyadic_netlist(netlist: Netlist, voltage: FloatArray, nudge: Nudge, sample: int = 0) -> Netlist:
+    """Return the circuit beside its nudged, linear, transposed copy; dual node names start with ``d.``.
+
+    The outputs of the result are the dual voltages of the outputs of ``netlist``.
+
+    Args:
+        netlist: a flat netlist.
+        voltage: its operating point (N,) V.
+        nudge: beta and targets (B, K).
+        sample: the row of the nudge's targets.
+    """
+    _require_flat(netlist)
+    builder = NetlistBuilder.extending(netlist)
+    v0 = np.asarray(voltage)
+    name = ["0", *(f"d.{node}" for node in netlist.node_names[1:])]
+    dual = builder.nodes(name)
+    writer = _Writer(builder)
+
+    def copy(kind: str, labels: list[str], pos: IntArray, neg: IntArray, **values: FloatArray) -> None:
+        if labels:
+            builder.add_rows(kind, [f"d.{label}" for label in labels], pos=dual[pos], neg=dual[neg], **values)
+
+    r, c, d = netlist.resistor, netlist.capacitor, netlist.diode
+    copy("resistor", list(r.name), r.pos, r.neg, conductance=r.conductance)
+    copy("capacitor", list(c.name), c.pos, c.neg, capacitance=c.capacitance)
+    g_d = diode_conductance(
+        v0[d.pos] - v0[d.neg], d.saturation_current, d.slope_voltage, d.parallel_conductance
+    )
+    # A diode far in reverse without a parallel conductance conducts nothing.
+    on = np.flatnonzero(g_d > 0)
+    copy("resistor", [d.name[k] for k in on], d.pos[on], d.neg[on], conductance=g_d[on])
+
+    tail: list[str] = []
+    sensed = {int(k) for k in (*netlist.cccs.control, *netlist.ccvs.control)}
+    s = netlist.vsource
+    for row, label in enumerate(s.name):
+        end = writer.internal(f"d.{label}.tail") if row in sensed else name[s.neg[row]]
+        tail.append(end)
+        builder.add("vsource", f"d.{label}", name[s.pos[row]], end, voltage=0.0)
+
+    t = netlist.vccs
+    for row, label in enumerate(t.name):
+        p = (name[t.control_pos[row]], name[t.control_neg[row]])
+        q = (name[t.pos[row]], name[t.neg[row]])
+        builder.add("vccs", f"d.{label}", *p, *q, transconductance=float(t.transconductance[row]))
+
+    b = netlist.buffer
+    v_p = v0[b.control_pos] - v0[b.control_neg]
+    slopes = buffer_gain(v_p, b.gain, b.saturation, b.offset)
+    for table, gains in ((netlist.vcvs, netlist.vcvs.gain), (b, slopes)):
+        for row, label in enumerate(table.name):
+            p = (name[table.control_pos[row]], name[table.control_neg[row]])
+            builder.add("vsource", f"d.{label}.held", name[table.pos[row]], name[table.neg[row]], voltage=0.0)
+            writer.swapped_current(f"d.{label}", p, gain=-float(gains[row]))
+
+    h = netlist.ccvs
+    for row, label in enumerate(h.name):
+        k = int(h.control[row])
+        builder.add("vsource", f"d.{label}.held", name[h.pos[row]], name[h.neg[row]], voltage=0.0)
+        middle = writer.internal(f"d.{label}.swap")
+        builder.add(
+            "ccvs",
+            f"d.{label}.swap",
+            tail[k],
+            middle,
+            control=f"d.{label}.held",
+            transresistance=float(h.transresistance[row]),
+        )
+        tail[k] = middle
+
+    f = netlist.cccs
+    for row, label in enumerate(f.name):
+        k = int(f.control[row])
+        q = (name[f.pos[row]], name[f.neg[row]])
+        tail[k] = writer.in_series(f"d.{label}.swap", tail[k], "vcvs", *q, gain=-float(f.gain[row]))
+    for row in sorted(sensed):
+        builder.add("vsource", f"d.{s.name[row]}.end", tail[row], name[s.neg[row]], voltage=0.0)
+
+    for load in netlist.loads:
+        y = v0[load.pos] - v0[load.neg]
+        jacobian = load.amplitude * softmax_conductance(y, load.scale)
+        for k in range(len(load.pos)):
+            for m in range(len(load.pos)):
+                builder.add(
+                    "vccs",
+                    f"d.{load.name}.{k}.{m}",
+                    *(name[node] for node in (load.pos[k], load.neg[k], load.pos[m], load.neg[m])),
+                    transconductance=float(jacobian[k, m]),
+                )
+
+    ports = netlist.outputs
+    labels = [f"nudge.{k}" for k in range(len(ports.pos))]
+    drive = nudge.rows(slice(sample, sample + 1)).current(ports.read(v0)[None])[0]
+    builder.add_rows("isource", labels, pos=dual[ports.pos], neg=dual[ports.neg], current=drive)
+    built = builder.build_like(netlist)
+    return replace(built, outputs=OutputPort(pos=dual[ports.pos], neg=dual[ports.neg]))
+
+
+class _Writer:
+    """Element groups that both derivations write."""
+
+    def __init__(self, builder: NetlistBuilder) -> None:
+        self.builder = builder
+
+    def internal(self, name: str) -> str:
+        self.builder.node(name)
+        return name
+
+    def in_series(self, label: str, start: str, kind: str, *control: str, **values: float) -> str:
+        """Add an element from ``start`` to a new node and return that node."""
+        end = self.internal(f"{label}.end")
+        self.builder.add(kind, label, start, end, *control, **values)
+        return end
+
+    def swapped_current(self, label: str, port: tuple[str, str], *, gain: float, anchor: float = 0.0) -> None:
+        """Add the current ``gain * (i - anchor)`` leaving ``port``, i being that of ``label.held``."""
+        self.builder.add("cccs", f"{label}.swap", *port, control=f"{label}.held", gain=gain)
+        if anchor:
+            self.builder.add("isource", f"{label}.anchor", *port, current=-gain * anchor)
+
+
+def _branch_starts(netlist: Netlist) -> dict[str, int]:
+    starts, start = {}, 0
+    for table in (netlist.vsource, netlist.vcvs, netlist.ccvs, netlist.buffer):
+        starts[table.kind] = start
+        start += len(table)
+    return starts
+
+
+def _require_flat(netlist: Netlist) -> None:
+    if netlist.crossbars or netlist.banks or netlist.senses:
+        raise NetlistError(
+            "needs a flat netlist", object=netlist.title, remedy="Call flatten(netlist).netlist first."
+        )
+
+

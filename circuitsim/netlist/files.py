@@ -1,0 +1,182 @@
+"""Netlists as YAML files: blocks stay blocks, nodes go by name, values in SI units."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from circuitsim.errors import CircuitsimError, NetlistError
+from circuitsim.netlist.blocks import AmplifierBank, Crossbar, CurrentSense, SoftmaxLoad
+from circuitsim.netlist.builder import NetlistBuilder
+from circuitsim.netlist.netlist import Netlist
+from circuitsim.netlist.tables import ELEMENT_TABLES
+from circuitsim.netlist.validate import validate
+
+__all__ = ["FORMAT", "netlist_document", "parse_netlist", "read_netlist", "write_netlist"]
+
+FORMAT = "circuitsim-netlist/1"
+
+# Per block type: node columns, value columns, scalars.
+_BLOCKS: dict[str, tuple[type, tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
+    "crossbars": (
+        Crossbar,
+        ("word_pos", "word_neg", "bit"),
+        ("g_plus", "g_minus", "mask"),
+        ("g_min", "g_max", "trainable", "driven"),
+    ),
+    "banks": (
+        AmplifierBank,
+        ("control", "out_pos", "out_neg"),
+        ("gain", "saturation", "offset", "back_gain"),
+        (),
+    ),
+    "senses": (CurrentSense, ("bit", "output"), ("gain",), ()),
+    "loads": (SoftmaxLoad, ("pos", "neg"), ("target",), ("amplitude", "scale")),
+}
+
+
+def netlist_document(netlist: Netlist) -> dict[str, Any]:
+    """Return the netlist as plain lists, numbers and names, ready for YAML or JSON."""
+    name = netlist.node_names
+    document: dict[str, Any] = {"format": FORMAT, "title": netlist.title, "nodes": list(name[1:])}
+    elements: dict[str, Any] = {}
+    for table in netlist.tables():
+        if not len(table):
+            continue
+        rows: dict[str, Any] = {"name": list(table.name)}
+        for column in table.columns():
+            array = getattr(table, column.name)
+            role = column.metadata["role"]
+            if role == "node":
+                rows[column.name] = [name[k] for k in array]
+            elif role == "source":
+                rows[column.name] = [netlist.vsource.name[k] for k in array]
+            else:
+                rows[column.name] = array.tolist()
+        elements[table.kind] = rows
+    document["elements"] = elements
+    for key, (_, nodes, arrays, scalars) in _BLOCKS.items():
+        blocks = []
+        for block in getattr(netlist, key):
+            item: dict[str, Any] = {"name": block.name}
+            item |= {n: [name[k] for k in getattr(block, n)] for n in nodes if getattr(block, n) is not None}
+            item |= {s: getattr(block, s) for s in scalars}
+            item |= {a: getattr(block, a).tolist() for a in arrays if getattr(block, a) is not None}
+            blocks.append(item)
+        if blocks:
+            document[key] = blocks
+    if len(netlist.inputs.source):
+        document["inputs"] = {
+            "source": [netlist.vsource.name[k] for k in netlist.inputs.source],
+            "column": netlist.inputs.column.tolist(),
+            "gain": netlist.inputs.gain.tolist(),
+        }
+    if len(netlist.outputs.pos):
+        document["outputs"] = {side: [name[k] for k in getattr(netlist.outputs, side)] for side in ("pos", "neg")}
+    if netlist.groups:
+        document["groups"] = {group: [name[k] for k in nodes] for group, nodes in netlist.groups.items()}
+    return document
+
+
+def write_netlist(netlist: Netlist, path: Path) -> None:
+    """Write a netlist as YAML; `read_netlist` gives back a circuit with the same digest."""
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    text = yaml.dump(netlist_document(netlist), Dumper=dumper, sort_keys=False, default_flow_style=None, width=110)
+    try:
+        path.write_text(text)
+    except OSError as error:
+        raise NetlistError(f"cannot be written: {error.strerror}", file=path) from error
+
+
+def read_netlist(path: Path) -> Netlist:
+    """Read a netlist written by `write_netlist`, or by hand, and check it.
+
+    Raises:
+        NetlistError: the file is missing, is not YAML, or describes no valid circuit.
+    """
+    try:
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        document = yaml.load(path.read_text(), Loader=loader)
+    except OSError as error:
+        raise NetlistError(f"cannot be read: {error.strerror}", file=path) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise NetlistError(f"is not YAML: {' '.join(str(error).split())}", file=path) from error
+    return parse_netlist(document, file=path)
+
+
+def parse_netlist(document: object, *, file: Path | None = None) -> Netlist:
+    """Build a netlist from what `netlist_document` returns.
+
+    Raises:
+        NetlistError: naming the file, the element and the key at fault.
+    """
+    if not isinstance(document, Mapping) or document.get("format") != FORMAT:
+        raise NetlistError(f"is not a netlist: `format: {FORMAT}` is missing", file=file)
+    known = {"format", "title", "nodes", "elements", "inputs", "outputs", "groups", *_BLOCKS}
+    for key in document:
+        if key not in known:
+            raise NetlistError("unknown key", file=file, field=str(key), remedy=f"Known: {', '.join(sorted(known))}.")
+    where = "document"
+    try:
+        builder = NetlistBuilder(str(document.get("title", "circuit")))
+        for node in document.get("nodes", ()):
+            builder.node(str(node))
+        for table in ELEMENT_TABLES:
+            rows = document.get("elements", {}).get(table.kind)
+            if rows is None:
+                continue
+            where = f"elements.{table.kind}"
+            labels = [str(label) for label in rows["name"]]
+            columns: dict[str, Any] = {}
+            for column in table.columns():
+                cells = rows[column.name]
+                if len(cells) != len(labels):
+                    raise NetlistError(
+                        f"has {len(cells)} entries for {len(labels)} names", file=file, object=where, field=column.name
+                    )
+                role = column.metadata["role"]
+                if role == "node":
+                    columns[column.name] = builder.nodes(str(cell) for cell in cells)
+                elif role == "source":
+                    columns[column.name] = builder.source_rows(str(cell) for cell in cells)
+                else:
+                    columns[column.name] = np.array(cells, dtype=np.float64)
+            builder.add_rows(table.kind, labels, **columns)
+        for key, (block_type, nodes, arrays, scalars) in _BLOCKS.items():
+            add = getattr(builder, {"crossbars": "crossbar", "banks": "bank", "senses": "sense", "loads": "load"}[key])
+            for number, item in enumerate(document.get(key, ())):
+                where = f"{key}[{number}]"
+                fields: dict[str, Any] = {"name": str(item["name"])}
+                fields |= {n: builder.nodes(str(k) for k in item[n]) for n in nodes if n in item}
+                fields |= {a: np.array(item[a]) for a in arrays if a in item}
+                fields |= {s: item[s] for s in scalars if s in item}
+                add(block_type(**fields))
+        where = "groups"
+        for name, group in document.get("groups", {}).items():
+            builder.group(str(name), builder.nodes(str(node) for node in group))
+        where = "outputs"
+        if "outputs" in document:
+            ports = document["outputs"]
+            builder.outputs(*(builder.nodes(str(node) for node in ports[side]) for side in ("pos", "neg")))
+        where = "inputs"
+        if "inputs" in document:
+            ports = document["inputs"]
+            builder.inputs([str(s) for s in ports["source"]], ports["column"], ports["gain"])
+        netlist = builder.build(check=False)
+    except CircuitsimError:
+        raise
+    except KeyError as error:
+        raise NetlistError(f"key or name {error} is missing", file=file, object=where) from error
+    except (TypeError, ValueError, AttributeError) as error:
+        raise NetlistError(f"is malformed: {error}", file=file, object=where) from error
+    try:
+        validate(netlist)
+    except NetlistError as error:
+        raise NetlistError(str(error), file=file) from error
+    return netlist
+
+

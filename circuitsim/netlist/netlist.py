@@ -1,0 +1,231 @@
+"""The circuit: node names, element tables, blocks and ports."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from circuitsim.errors import NetlistError
+from circuitsim.netlist.blocks import AmplifierBank, Crossbar, CurrentSense, SoftmaxLoad
+from circuitsim.netlist.tables import (
+    ELEMENT_TABLES,
+    Buffers,
+    Capacitors,
+    CurrentControlledCurrentSources,
+    CurrentControlledVoltageSources,
+    CurrentSources,
+    Diodes,
+    FloatArray,
+    IntArray,
+    Resistors,
+    Table,
+    VoltageControlledCurrentSources,
+    VoltageControlledVoltageSources,
+    VoltageSources,
+)
+
+__all__ = ["GROUND", "InputPort", "Netlist", "OutputPort", "Values"]
+
+GROUND = 0
+"""Index of the reference node, named ``0``."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class InputPort:
+    """Voltage source ``source[k]`` carries ``gain[k] * u[column[k]]`` [V] for an input vector u."""
+
+    source: IntArray
+    column: IntArray
+    gain: FloatArray
+
+    @classmethod
+    def none(cls) -> Self:
+        return cls(source=np.empty(0, np.int64), column=np.empty(0, np.int64), gain=np.empty(0))
+
+    @property
+    def size(self) -> int:
+        """Length of the input vector."""
+        return int(self.column.max()) + 1 if len(self.column) else 0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OutputPort:
+    """Outputs ``y[k] = v[pos[k]] - v[neg[k]]`` [V]; ``neg`` is ground for single outputs."""
+
+    pos: IntArray
+    neg: IntArray
+
+    @classmethod
+    def none(cls) -> Self:
+        return cls(pos=np.empty(0, np.int64), neg=np.empty(0, np.int64))
+
+    def read(self, node_voltage: FloatArray) -> FloatArray:
+        """Return the outputs (..., K) V from node voltages (..., N) V."""
+        return node_voltage[..., self.pos] - node_voltage[..., self.neg]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Values:
+    """Every value column of a netlist, apart from its structure: what one die draws and learns.
+
+    ``tables[kind][column]``, ``banks[name][column]`` and ``senses[name]`` are arrays as in the netlist;
+    ``crossbars[name]`` is ``(g_plus, g_minus or None)`` [S].
+    """
+
+    tables: Mapping[str, Mapping[str, FloatArray]]
+    crossbars: Mapping[str, tuple[FloatArray, FloatArray | None]]
+    banks: Mapping[str, Mapping[str, FloatArray]]
+    senses: Mapping[str, FloatArray]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Netlist:
+    """A circuit as tables and blocks. Node 0 is ground. Validated by `circuitsim.netlist.validate`."""
+
+    title: str = "circuit"
+    node_names: tuple[str, ...] = ("0",)
+    resistor: Resistors = field(default_factory=Resistors.empty)
+    capacitor: Capacitors = field(default_factory=Capacitors.empty)
+    diode: Diodes = field(default_factory=Diodes.empty)
+    vsource: VoltageSources = field(default_factory=VoltageSources.empty)
+    isource: CurrentSources = field(default_factory=CurrentSources.empty)
+    vccs: VoltageControlledCurrentSources = field(default_factory=VoltageControlledCurrentSources.empty)
+    vcvs: VoltageControlledVoltageSources = field(default_factory=VoltageControlledVoltageSources.empty)
+    cccs: CurrentControlledCurrentSources = field(default_factory=CurrentControlledCurrentSources.empty)
+    ccvs: CurrentControlledVoltageSources = field(default_factory=CurrentControlledVoltageSources.empty)
+    buffer: Buffers = field(default_factory=Buffers.empty)
+    crossbars: tuple[Crossbar, ...] = ()
+    banks: tuple[AmplifierBank, ...] = ()
+    senses: tuple[CurrentSense, ...] = ()
+    loads: tuple[SoftmaxLoad, ...] = ()
+    inputs: InputPort = field(default_factory=InputPort.none)
+    outputs: OutputPort = field(default_factory=OutputPort.none)
+    groups: Mapping[str, IntArray] = field(default_factory=dict)
+    """Layer name -> nodes of its neurons, for tables and figures."""
+
+    @property
+    def n_nodes(self) -> int:
+        """Number of nodes, ground included."""
+        return len(self.node_names)
+
+    def tables(self) -> Iterator[Table]:
+        for table in ELEMENT_TABLES:
+            yield getattr(self, table.kind)
+
+    def crossbar(self, name: str) -> Crossbar:
+        for crossbar in self.crossbars:
+            if crossbar.name == name:
+                return crossbar
+        known = ", ".join(c.name for c in self.crossbars) or "none"
+        raise NetlistError("no such crossbar", object=name, remedy=f"Crossbars here: {known}.")
+
+    @property
+    def trainable(self) -> tuple[Crossbar, ...]:
+        return tuple(crossbar for crossbar in self.crossbars if crossbar.trainable)
+
+    @cached_property
+    def node_index(self) -> Mapping[str, int]:
+        return {name: index for index, name in enumerate(self.node_names)}
+
+    @cached_property
+    def branch_names(self) -> tuple[str, ...]:
+        """Names of the voltage-defined branches, in the order of ``OperatingPoint.branch_current``.
+
+        Voltage sources, VCVS, CCVS, buffers, then each bank's positive and negative outputs, then
+        each virtual ground.
+        """
+        names = [*self.vsource.name, *self.vcvs.name, *self.ccvs.name, *self.buffer.name]
+        for bank in self.banks:
+            names += [f"{bank.name}.{self.node_names[node]}" for node in bank.out_pos]
+            if bank.out_neg is not None:
+                names += [f"{bank.name}.{self.node_names[node]}" for node in bank.out_neg]
+        for sense in self.senses:
+            names += [f"{sense.name}.{self.node_names[node]}" for node in sense.bit]
+        return tuple(names)
+
+    def source_voltage(self, inputs: ArrayLike) -> FloatArray:
+        """Return the voltage of every source (B, n_vsource) V for input vectors (B, n_in)."""
+        u = np.atleast_2d(np.asarray(inputs, dtype=np.float64))
+        voltage = np.tile(self.vsource.voltage, (u.shape[0], 1))
+        if len(self.inputs.source):
+            voltage[:, self.inputs.source] = u[:, self.inputs.column] * self.inputs.gain
+        return voltage
+
+    def values(self) -> Values:
+        """Return the value columns as they stand in the tables and blocks."""
+        tables = {
+            table.kind: {column.name: getattr(table, column.name) for column in table.columns("value")}
+            for table in self.tables()
+        }
+        banks = {
+            bank.name: {name: getattr(bank, name) for name in ("gain", "saturation", "offset", "back_gain")}
+            for bank in self.banks
+        }
+        return Values(
+            tables=tables,
+            crossbars={c.name: (c.g_plus, c.g_minus) for c in self.crossbars},
+            banks=banks,
+            senses={sense.name: sense.gain for sense in self.senses},
+        )
+
+    def with_values(self, values: Values) -> Netlist:
+        """Return the same structure carrying ``values``."""
+        changed: dict[str, Any] = {
+            table.kind: replace(table, **values.tables[table.kind]) for table in self.tables()
+        }
+        changed["crossbars"] = tuple(
+            replace(c, g_plus=values.crossbars[c.name][0], g_minus=values.crossbars[c.name][1])
+            for c in self.crossbars
+        )
+        changed["banks"] = tuple(replace(bank, **values.banks[bank.name]) for bank in self.banks)
+        changed["senses"] = tuple(replace(sense, gain=values.senses[sense.name]) for sense in self.senses)
+        return replace(self, **changed)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over structure and values: equal digests are equal circuits."""
+        return self._digest(with_values=True)
+
+    @cached_property
+    def structure_digest(self) -> str:
+        """SHA-256 over structure alone: what a plan depends on."""
+        return self._digest(with_values=False)
+
+    def _digest(self, *, with_values: bool) -> str:
+        digest = hashlib.sha256()
+
+        def add(label: str, value: Any) -> None:
+            digest.update(f"{label}\x1f".encode())
+            if value is None:
+                digest.update(b"none")
+            elif isinstance(value, np.ndarray):
+                digest.update(f"{value.dtype.str}{value.shape}".encode())
+                digest.update(np.ascontiguousarray(value).tobytes())
+            elif isinstance(value, (str, float, bool, int)):
+                digest.update(repr(value).encode())
+            else:
+                for text in value:
+                    digest.update(text.encode() + b"\x1f")
+
+        add("nodes", self.node_names)
+        for table in self.tables():
+            add(table.kind, table.name)
+            for column in table.columns():
+                if with_values or column.metadata["role"] != "value":
+                    add(column.name, getattr(table, column.name))
+        structural = {"word_pos", "word_neg", "bit", "mask", "driven", "control", "out_pos", "out_neg"}
+        structural |= {"name", "pos", "neg", "output", "g_min", "g_max", "trainable"}
+        for block in (*self.crossbars, *self.banks, *self.senses, *self.loads):
+            for item in fields(block):
+                if with_values or item.name in structural:
+                    add(item.name, getattr(block, item.name))
+        for port in (self.inputs, self.outputs):
+            for item in fields(port):
+                add(item.name, getattr(port, item.name))
+        return digest.hexdigest()

@@ -1,0 +1,230 @@
+"""Find everything that makes a circuit unsolvable, and say it all at once."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from circuitsim.errors import NetlistError
+from circuitsim.netlist.netlist import GROUND, Netlist
+from circuitsim.netlist.tables import FloatArray, IntArray
+
+__all__ = ["conducting_edges", "validate", "voltage_edges"]
+
+_MOST_SHOWN = 5
+
+
+def validate(netlist: Netlist) -> None:
+    """Check names, indices, values, voltage loops and floating nodes.
+
+    Raises:
+        NetlistError: with every problem, each naming the element, the value, the rule and the remedy.
+    """
+    problems = [*_duplicates(netlist), *_ranges(netlist), *_values(netlist)]
+    if not any(problem.field == "nodes" for problem in problems):
+        problems += [*_voltage_loops(netlist), *_floating(netlist)]
+    if problems:
+        error = NetlistError.all_of(problems)
+        raise error
+
+
+def _duplicates(netlist: Netlist) -> list[NetlistError]:
+    problems = []
+    if len(set(netlist.node_names)) < netlist.n_nodes:
+        for name, count in Counter(netlist.node_names).items():
+            if count > 1:
+                problems.append(NetlistError("node name is used twice", object=name))
+    for table in netlist.tables():
+        if len(set(table.name)) < len(table):
+            for name, count in Counter(table.name).items():
+                if count > 1:
+                    problems.append(
+                        NetlistError(f"{count} elements of kind {table.kind} have this name", object=name)
+                    )
+    blocks = (*netlist.crossbars, *netlist.banks, *netlist.senses, *netlist.loads)
+    for name, count in Counter(block.name for block in blocks).items():
+        if count > 1:
+            problems.append(NetlistError(f"{count} blocks have this name", object=name))
+    return problems
+
+
+def _ranges(netlist: Netlist) -> list[NetlistError]:
+    problems = []
+    columns: list[tuple[str, str, IntArray, int]] = []
+    for table in netlist.tables():
+        columns += [(table.kind, c.name, getattr(table, c.name), netlist.n_nodes) for c in table.columns("node")]
+        columns += [
+            (table.kind, c.name, getattr(table, c.name), len(netlist.vsource)) for c in table.columns("source")
+        ]
+    for block in (*netlist.crossbars, *netlist.banks, *netlist.senses, *netlist.loads):
+        for name in ("word_pos", "word_neg", "bit", "control", "out_pos", "out_neg", "output", "pos", "neg"):
+            nodes = getattr(block, name, None)
+            if nodes is not None:
+                columns.append((block.name, name, nodes, netlist.n_nodes))
+    for owner, column, indices, limit in columns:
+        if len(indices) and (indices.min() < 0 or indices.max() >= limit):
+            problems.append(
+                NetlistError(f"{column} refers to what is not there", object=owner, field="nodes")
+            )
+    for crossbar in netlist.crossbars:
+        for name in ("g_plus", "g_minus", "mask"):
+            array = getattr(crossbar, name)
+            if array is not None and array.shape != crossbar.shape:
+                problems.append(
+                    NetlistError(
+                        f"must have the crossbar's shape {crossbar.shape}",
+                        object=crossbar.name,
+                        field=name,
+                        value=array.shape,
+                    )
+                )
+    return problems
+
+
+def _values(netlist: Netlist) -> list[NetlistError]:
+    problems = []
+    for table in netlist.tables():
+        for column in table.columns("value"):
+            rule, unit = column.metadata["rule"], column.metadata["unit"]
+            values = getattr(table, column.name)
+            for row in np.flatnonzero(~_obeys(values, rule, column.name))[:_MOST_SHOWN]:
+                problems.append(
+                    NetlistError(
+                        f"must be {rule} [{unit}]",
+                        object=f"{table.kind} {table.name[row]}",
+                        field=column.name,
+                        value=float(values[row]),
+                    )
+                )
+    for crossbar in netlist.crossbars:
+        for name in ("g_plus", "g_minus"):
+            g = getattr(crossbar, name)
+            if g is None or g.shape != crossbar.shape:
+                continue
+            bad = ~(np.isfinite(g) & (g >= 0))
+            if bad.any():
+                j, i = (int(k) for k in np.argwhere(bad)[0])
+                problems.append(
+                    NetlistError(
+                        f"conductances must be finite and not negative [S]; {int(bad.sum())} are not",
+                        object=crossbar.name,
+                        field=f"{name}[{j}, {i}]",
+                        value=float(g[j, i]),
+                    )
+                )
+        if not 0 <= crossbar.g_min <= crossbar.g_max:
+            problems.append(
+                NetlistError(
+                    "the conductance window must satisfy 0 <= g_min <= g_max",
+                    object=crossbar.name,
+                    value=(crossbar.g_min, crossbar.g_max),
+                )
+            )
+    return problems
+
+
+def _obeys(values: FloatArray, rule: str, column: str) -> NDArray[np.bool_]:
+    if column == "saturation":
+        return values > 0
+    finite = np.isfinite(values)
+    if rule == "positive":
+        return finite & (values > 0)
+    if rule == "not negative":
+        return finite & (values >= 0)
+    return finite
+
+
+def voltage_edges(netlist: Netlist) -> list[tuple[str, int, int]]:
+    """Return (name, pos, neg) of every voltage-defined branch, in branch order."""
+    edges: list[tuple[str, int, int]] = []
+    for table in (netlist.vsource, netlist.vcvs, netlist.ccvs, netlist.buffer):
+        edges += zip((f"{table.kind} {n}" for n in table.name), table.pos.tolist(), table.neg.tolist(), strict=True)
+    for bank in netlist.banks:
+        for nodes in (bank.out_pos, bank.out_neg):
+            if nodes is not None:
+                edges += [(f"amplifier bank {bank.name}", int(node), GROUND) for node in nodes]
+    for sense in netlist.senses:
+        edges += [(f"current sense {sense.name}", int(node), GROUND) for node in sense.bit]
+    return edges
+
+
+def _voltage_loops(netlist: Netlist) -> list[NetlistError]:
+    problems = []
+    forest = _Forest(netlist.n_nodes)
+    for name, pos, neg in voltage_edges(netlist):
+        if pos == neg:
+            problems.append(
+                NetlistError("both ends are the same node: a shorted voltage source", object=name)
+            )
+        elif not forest.join(pos, neg):
+            problems.append(
+                NetlistError(
+                    f"closes a loop of voltage sources between nodes {netlist.node_names[pos]} "
+                    f"and {netlist.node_names[neg]}",
+                    object=name,
+                    remedy="Put a resistance in series with one of them.",
+                )
+            )
+    return problems[:_MOST_SHOWN]
+
+
+def conducting_edges(netlist: Netlist) -> tuple[IntArray, IntArray]:
+    """Return the ends of branches that carry direct current, enough of them to show connection."""
+    pos: list[IntArray] = [netlist.resistor.pos, netlist.diode.pos]
+    neg: list[IntArray] = [netlist.resistor.neg, netlist.diode.neg]
+    voltage = voltage_edges(netlist)
+    if voltage:
+        ends = np.array([(p, n) for _, p, n in voltage], dtype=np.int64)
+        pos.append(ends[:, 0])
+        neg.append(ends[:, 1])
+    for crossbar in netlist.crossbars:
+        for words in (crossbar.word_pos, crossbar.word_neg):
+            if words is None or not crossbar.devices:
+                continue
+            if crossbar.mask is None:
+                pos += [words, np.full(len(crossbar.bit), words[0])]
+                neg += [np.full(len(words), crossbar.bit[0]), crossbar.bit]
+            else:
+                j, i = np.nonzero(crossbar.mask)
+                pos.append(words[j])
+                neg.append(crossbar.bit[i])
+    return np.concatenate(pos), np.concatenate(neg)
+
+
+def _floating(netlist: Netlist) -> list[NetlistError]:
+    forest = _Forest(netlist.n_nodes)
+    for pos, neg in zip(*(ends.tolist() for ends in conducting_edges(netlist)), strict=True):
+        forest.join(pos, neg)
+    root = forest.find(GROUND)
+    names = [netlist.node_names[node] for node in range(netlist.n_nodes) if forest.find(node) != root]
+    if not names:
+        return []
+    shown = ", ".join(names[:_MOST_SHOWN]) + (f" and {len(names) - _MOST_SHOWN} more" if len(names) > _MOST_SHOWN else "")
+    return [
+        NetlistError(
+            f"no path for direct current to ground from node {shown}",
+            remedy="Connect it by a resistor (a leak), a diode or a source; capacitors and current "
+            "sources do not fix a voltage.",
+        )
+    ]
+
+
+class _Forest:
+    """Disjoint sets of nodes."""
+
+    def __init__(self, size: int) -> None:
+        self._parent = list(range(size))
+
+    def find(self, node: int) -> int:
+        parent = self._parent
+        while parent[node] != node:
+            parent[node] = parent[parent[node]]
+            node = parent[node]
+        return node
+
+    def join(self, a: int, b: int) -> bool:
+        a, b = self.find(a), self.find(b)
+        self._parent[a] = b
+        return a != b

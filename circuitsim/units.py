@@ -1,0 +1,78 @@
+"""Numbers with SPICE suffixes: `10k`, `2meg`, `1u`, `100mV`; and back again for people to read."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from circuitsim.errors import SpecError
+
+__all__ = ["UNITS", "engineering", "parse_quantity"]
+
+# SPICE is case-blind: M is milli and MEG is 1e6. YAML 1.1 reads `1e-3` as a string, so strings
+# must be understood even where no suffix is used.
+_SCALE = {
+    "t": 1e12,
+    "g": 1e9,
+    "meg": 1e6,
+    "k": 1e3,
+    "": 1.0,
+    "m": 1e-3,
+    "mil": 25.4e-6,
+    "u": 1e-6,
+    "µ": 1e-6,
+    "n": 1e-9,
+    "p": 1e-12,
+    "f": 1e-15,
+    "a": 1e-18,
+}
+UNITS = ("ohm", "hz", "s", "v", "a", "f", "w", "h")
+_NUMBER = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([a-zA-Zµ]*)\s*")
+_PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "u"))
+_PREFIXES += ((1e-9, "n"), (1e-12, "p"), (1e-15, "f"), (1e-18, "a"))
+
+
+def parse_quantity(value: object) -> float:
+    """Return ``value`` as a float in SI units.
+
+    Accepts a number or text with a SPICE suffix and, after it, an optional unit: ``10k``,
+    ``2meg``, ``1u``, ``100mV``, ``4.7kohm``. A lone ``f`` is femto, as in SPICE, and ``M`` is
+    milli.
+
+    Raises:
+        SpecError: not a number, an unknown suffix, or not finite.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise SpecError("must be a number, with a SPICE suffix if you like", value=value)
+    if isinstance(value, str):
+        match = _NUMBER.fullmatch(value)
+        if match is None:
+            raise SpecError("is not a number", value=value, remedy="Write for example 10k, 2meg, 1u, 1e-3.")
+        number, suffix = float(match[1]), match[2].lower()
+        result = number * _scale(suffix, value)
+    else:
+        result = float(value)
+    if not math.isfinite(result):
+        raise SpecError("must be finite", value=value)
+    return result
+
+
+def _scale(suffix: str, text: str) -> float:
+    if suffix in _SCALE:
+        return _SCALE[suffix]
+    for unit in UNITS:
+        if suffix.endswith(unit) and suffix[: -len(unit)] in _SCALE:
+            return _SCALE[suffix[: -len(unit)]]
+    known = " ".join(name for name in _SCALE if name)
+    raise SpecError("has an unknown suffix", value=text, remedy=f"Known suffixes: {known}.")
+
+
+def engineering(value: float, unit: str = "", digits: int = 4) -> str:
+    """Return ``value`` with an SI prefix: ``engineering(2.5e-5, "S")`` is ``'25 uS'``."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g} {unit}".rstrip()
+    size = abs(value)
+    for scale, prefix in _PREFIXES:
+        if size >= scale * (1 - 0.5 * 10.0**-digits):
+            return f"{value / scale:.{digits}g} {prefix}{unit}".rstrip()
+    return f"{value:.{digits}g} {unit}".rstrip()
