@@ -45,13 +45,25 @@ class _Names(Sequence[str]):
 class Flat:
     """A flattened netlist, and the way from the block netlist's values and branches to its own.
 
-    ``netlist`` has the block netlist's nodes first, then internal ones. ``branch[k]`` is the flat
-    branch that carries branch k of the block netlist.
+    ``netlist`` has the block netlist's nodes first, then internal ones, each at the voltage of node
+    ``internal_copy[k]``. ``branch[k]`` is the flat branch that carries branch k of the block netlist;
+    source ``sense_row[k]`` carries the current of block branch ``sense_branch[k]``, negated.
     """
 
     netlist: Netlist
     blocks: Netlist
     branch: IntArray
+    internal_copy: IntArray
+    sense_row: IntArray
+    sense_branch: IntArray
+
+    def lift(self, voltage: FloatArray, current: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return flat node voltages and branch currents for those of the block netlist (B, N), (B, M)."""
+        v = np.concatenate([voltage, voltage[:, self.internal_copy]], axis=1)
+        i = np.zeros((len(current), len(self.netlist.branch_names)))
+        i[:, self.branch] = current
+        i[:, self.sense_row] = -current[:, self.sense_branch]
+        return v, i
 
     def values(self, values: Values) -> Values:
         """Return the value columns of the flat netlist for values of the block netlist."""
@@ -109,6 +121,9 @@ def flatten(netlist: Netlist) -> Flat:
 
     # Where block branches go: known only when all tables are complete, so keep (table, row).
     where: list[tuple[str, int]] = []
+    internal_copy: list[IntArray] = []
+    sense_row: list[int] = []
+    sense_branch: list[int] = []
     for table in (netlist.vsource, netlist.vcvs, netlist.ccvs, netlist.buffer):
         where += [(table.kind, row) for row in range(len(table))]
     for bank in netlist.banks:
@@ -120,8 +135,11 @@ def flatten(netlist: Netlist) -> Flat:
             drive = outputs
             if not bank.one_way:
                 drive = np.arange(len(names), len(names) + size)
+                internal_copy.append(outputs)
                 names += [_fresh(f"{netlist.node_names[node]}.drive", taken) for node in outputs]
                 row = sources.add((size, label), pos=drive, neg=outputs)
+                sense_row += range(row, row + size)
+                sense_branch += range(len(where), len(where) + size)
                 feedback.add(
                     (size, label), pos=bank.control, neg=np.full(size, GROUND), control=row + np.arange(size)
                 )
@@ -140,7 +158,13 @@ def flatten(netlist: Netlist) -> Flat:
         feedback.add((size, label), pos=sense.output, neg=np.full(size, GROUND), control=row + np.arange(size))
         where += [("vsource", row + k) for k in range(size)]
 
-    values = Flat(netlist=netlist, blocks=netlist, branch=np.empty(0, np.int64)).values(netlist.values())
+    nothing = np.empty(0, np.int64)
+    links = {
+        "internal_copy": np.concatenate([nothing, *internal_copy]),
+        "sense_row": np.array(sense_row, dtype=np.int64),
+        "sense_branch": np.array(sense_branch, dtype=np.int64),
+    }
+    values = Flat(netlist=netlist, blocks=netlist, branch=nothing, **links).values(netlist.values())
     flat = replace(
         netlist,
         node_names=tuple(names),
@@ -157,7 +181,7 @@ def flatten(netlist: Netlist) -> Flat:
         first_branch[kind] = start
         start += len(getattr(flat, kind))
     branch = np.array([first_branch[kind] + row for kind, row in where], dtype=np.int64)
-    return Flat(netlist=flat, blocks=netlist, branch=branch)
+    return Flat(netlist=flat, blocks=netlist, branch=branch, **links)
 
 
 class _Rows:

@@ -42,7 +42,7 @@ def diode_current(v: ArrayLike, saturation: ArrayLike, slope: ArrayLike, paralle
     x = v / slope
     exponent = np.minimum(x, _LARGEST_EXPONENT)
     forward = saturation * (np.expm1(exponent) + np.exp(exponent) * (x - exponent))
-    reverse = -saturation * (1 + (3 / (np.e * np.minimum(x, -1e-300))) ** 3)
+    reverse = -saturation * (1 + (3 / (np.e * np.minimum(x, -3))) ** 3)
     return np.where(x >= -3, forward, reverse) + parallel * v
 
 
@@ -53,7 +53,7 @@ def diode_conductance(
     v, saturation, slope, parallel = _broadcast(v, saturation, slope, parallel)
     x = v / slope
     forward = saturation / slope * np.exp(np.minimum(x, _LARGEST_EXPONENT))
-    safe = np.minimum(x, -1e-300)
+    safe = np.minimum(x, -3)
     reverse = 3 * saturation / slope * (3 / (np.e * safe)) ** 3 / safe
     return np.where(x >= -3, forward, reverse) + parallel
 

@@ -48,7 +48,8 @@ def match_rows(n: int, indptr: np.ndarray, indices: np.ndarray, weights: np.ndar
     path = np.empty(n, np.int64)
     search = 0
     for zeros_allowed in range(2):
-        cheap[:] = indptr[:n]
+        for j in range(n):
+            cheap[j] = indptr[j]
         for root in range(n):
             if row_of_col[root] >= 0:
                 continue
@@ -230,7 +231,8 @@ def minimum_degree(n: int, indptr: np.ndarray, indices: np.ndarray) -> np.ndarra
     start, space = symmetric_pattern(n, indptr, indices)
     used = space.size
     grown = np.empty(2 * used + 4 * n + 16, np.int64)
-    grown[:used] = space
+    for p in range(used):
+        grown[p] = space[p]
     space = grown
     length = start[1:] - start[:-1]  # entries in the list of a variable or an element
     start = start[:n].copy()
@@ -276,7 +278,8 @@ def minimum_degree(n: int, indptr: np.ndarray, indices: np.ndarray) -> np.ndarra
             need += length[space[p]]
         if need > space.size:
             grown = np.empty(2 * need, np.int64)
-            grown[:used] = space[:used]
+            for q in range(used):
+                grown[q] = space[q]
             space = grown
         first = used
         clique = 0

@@ -1,0 +1,148 @@
+"""YAML files into typed specs: unknown keys refused, every problem named with its place and remedy."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
+
+from circuitsim.errors import SpecError
+from circuitsim.units import parse_quantity
+
+__all__ = ["Positive", "Quantity", "Spec", "parse_document", "read_document"]
+
+S = TypeVar("S", bound="Spec")
+
+
+def _quantity(value: object) -> float:
+    try:
+        return parse_quantity(value)
+    except SpecError as error:
+        hint = f". {error.remedy}" if error.remedy else ""
+        raise ValueError(f"{error.rule}{hint}") from None
+
+
+_SCHEMA = {"anyOf": [{"type": "number"}, {"type": "string", "description": "with a SPICE suffix: 10k, 2meg, 1u"}]}
+Quantity = Annotated[float, BeforeValidator(_quantity), WithJsonSchema(_SCHEMA)]
+"""A float in SI units, or text with a SPICE suffix."""
+Positive = Annotated[float, Field(gt=0), BeforeValidator(_quantity), WithJsonSchema(_SCHEMA)]
+"""A quantity greater than zero."""
+
+
+class Spec(BaseModel):
+    """Base of all specs: frozen, strict about keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping.
+
+    Raises:
+        SpecError: the file is missing, unreadable, not YAML, or not a mapping.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise SpecError(f"cannot be read: {error.strerror}", file=path) from error
+    except UnicodeDecodeError as error:
+        raise SpecError("is not a text file", file=path, remedy="A YAML file was expected.") from error
+    try:
+        document = yaml.load(text, Loader=_UniqueKeyLoader)
+    except yaml.YAMLError as error:
+        raise SpecError(f"is not YAML: {' '.join(str(error).split())}", file=path) from error
+    if not isinstance(document, dict):
+        raise SpecError("must hold keys and values", file=path, value=type(document).__name__)
+    return document
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML lets a later key silently replace an earlier one: refuse that."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, str) and key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
+            if isinstance(key, str):
+                seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def parse_document(model: type[S], document: Mapping[str, Any], *, file: object = None) -> S:
+    """Check a mapping against a spec type.
+
+    Raises:
+        SpecError: with one line per problem: file, field, rule, value, remedy.
+    """
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        problems = [_problem(model, item, file) for item in error.errors(include_url=False)]
+        raise SpecError.all_of(problems) from None
+
+
+def _problem(model: type[BaseModel], item: Any, file: object) -> SpecError:
+    # Pydantic puts the tag of a discriminated union into the path; the file has no such key.
+    path = [str(part) for part in item["loc"]]
+    keys, tags = _walk(model, list(item["loc"]))
+    field = ".".join(part for k, part in enumerate(path) if k not in tags)
+    kind = item["type"]
+    if kind == "extra_forbidden":
+        close = difflib.get_close_matches(path[-1], keys, n=1)
+        meant = f"Did you mean `{close[0]}`? " if close else ""
+        return SpecError("unknown key", file=file, field=field, remedy=f"{meant}Known keys: {', '.join(sorted(keys))}.")
+    if kind == "missing":
+        return SpecError("is required", file=file, field=field)
+    if kind == "value_error" and isinstance(item.get("ctx", {}).get("error"), SpecError):
+        inner = item["ctx"]["error"]
+        return SpecError(str(inner), file=file, field=field)
+    message = item["msg"].removeprefix("Value error, ")
+    message = message.replace("Input should be", "must be").replace("Input tag", "kind")
+    if kind == "union_tag_invalid":
+        message = f"unknown kind; known: {item['ctx']['expected_tags']}"
+        return SpecError(message, file=file, field=field, value=item["ctx"]["tag"])
+    if kind == "union_tag_not_found":
+        return SpecError("needs a `kind`", file=file, field=field, value=item["input"])
+    return SpecError(message, file=file, field=field, value=item["input"])
+
+
+def _walk(model: type[BaseModel], path: list[Any]) -> tuple[list[str], set[int]]:
+    """Return the keys that are known where ``path`` ends, and the places of union tags in it."""
+    current: Any = model
+    tags: set[int] = set()
+    for place, part in enumerate(path[:-1]):
+        models = _models(current)
+        if isinstance(part, str) and not any(part in m.model_fields or part in _aliases(m) for m in models):
+            tagged = [m for m in models if "kind" in m.model_fields and part in get_args(m.model_fields["kind"].annotation)]
+            if tagged:
+                tags.add(place)
+                current = tagged[0]
+                continue
+        annotations = []
+        for m in models:
+            name = _aliases(m).get(part, part)
+            if name in m.model_fields:
+                annotations.append(m.model_fields[name].annotation)
+        if annotations:
+            current = annotations[0] if len(annotations) == 1 else tuple(annotations)
+    keys: list[str] = []
+    for m in _models(current):
+        keys += [field.alias or name for name, field in m.model_fields.items()]
+    return keys, tags
+
+
+def _aliases(model: type[BaseModel]) -> dict[Any, str]:
+    return {field.alias: name for name, field in model.model_fields.items() if field.alias}
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    parts = annotation if isinstance(annotation, tuple) else get_args(annotation)
+    return [model for part in parts for model in _models(part)]

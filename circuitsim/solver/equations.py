@@ -1,0 +1,293 @@
+"""The circuit equations in plain NumPy: residual, Jacobian products, power.
+
+No solver iterates with these: they are the referee. ``F(x)`` holds, per node, the current that leaves
+it into the elements [A] and, per voltage-defined branch, its equation [V] (physics.md 1). Blocks are
+evaluated as blocks. B samples, N nodes, M branches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from circuitsim.netlist import Crossbar, Netlist, Values
+from circuitsim.netlist.models import (
+    buffer_gain,
+    buffer_voltage,
+    diode_conductance,
+    diode_current,
+    softmax,
+)
+from circuitsim.netlist.tables import FloatArray, IntArray
+from circuitsim.solver.point import Drive
+
+__all__ = ["Equations", "drive_residual"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Equations:
+    """The equations of one netlist with one set of values."""
+
+    netlist: Netlist
+    values: Values
+
+    @cached_property
+    def _starts(self) -> dict[str, int]:
+        """First branch of every voltage-defined table and block."""
+        n, starts, start = self.netlist, {}, 0
+        for table in (n.vsource, n.vcvs, n.ccvs, n.buffer):
+            starts[table.kind] = start
+            start += len(table)
+        for bank in n.banks:
+            starts[f"bank {bank.name}"] = start
+            start += len(bank.control) * (1 if bank.out_neg is None else 2)
+        for sense in n.senses:
+            starts[f"sense {sense.name}"] = start
+            start += len(sense.bit)
+        starts["end"] = start
+        return starts
+
+    @property
+    def n_branches(self) -> int:
+        return self._starts["end"]
+
+    def residual(
+        self, v: FloatArray, i: FloatArray, source_voltage: FloatArray
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Return ``F`` at nodes (B, N) A and branches (B, M) V, and the largest element current (B,) A.
+
+        ``source_voltage`` is (B, n_vsource) V.
+        """
+        node, largest = self._resistive(v)
+        branch = np.zeros_like(i)
+        n, t = self.netlist, self.values.tables
+        if i.shape[1]:
+            largest = np.maximum(largest, np.abs(i).max(axis=1))
+        if len(n.isource):
+            _leave(node, n.isource.pos, n.isource.neg, np.broadcast_to(t["isource"]["current"], (len(v), len(n.isource))))
+        self._linear_sources(node, branch, v, i)
+        k = slice(0, len(n.vsource))
+        branch[:, k] -= source_voltage
+        b = n.buffer
+        if len(b):
+            p = t["buffer"]
+            k = self._rows("buffer", len(b))
+            branch[:, k] -= buffer_voltage(_drop(v, b.control_pos, b.control_neg), **p)
+        for bank in n.banks:
+            values = self.values.banks[bank.name]
+            out = buffer_voltage(
+                v[:, bank.control], values["gain"], values["saturation"], values["offset"]
+            )
+            self._bank(node, branch, v, i, bank.name, out, values["back_gain"])
+        for load in n.loads:
+            y = v[:, load.pos] - v[:, load.neg]
+            current = load.amplitude * (softmax(y, load.scale) - load.target)
+            _leave(node, load.pos, load.neg, current)
+        node[:, 0] = 0.0
+        return node, branch, largest
+
+    def jacobian_product(
+        self, v0: FloatArray, dv: FloatArray, di: FloatArray, *, transpose: bool = False
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return ``J dx`` or ``J^T dx`` at nodes (B, N) and branches (B, M), with J at voltages v0."""
+        n, t = self.netlist, self.values.tables
+        node, _ = self._resistive(dv, small_signal_at=v0)
+        branch = np.zeros_like(di)
+        self._linear_sources(node, branch, dv, di, transpose=transpose)
+        b = n.buffer
+        if len(b):
+            k = self._rows("buffer", len(b))
+            gain = buffer_gain(_drop(v0, b.control_pos, b.control_neg), **t["buffer"])
+            if transpose:
+                _leave(node, b.control_pos, b.control_neg, -gain * di[:, k])
+            else:
+                branch[:, k] -= gain * _drop(dv, b.control_pos, b.control_neg)
+        for bank in n.banks:
+            values = self.values.banks[bank.name]
+            gain = buffer_gain(v0[:, bank.control], values["gain"], values["saturation"], values["offset"])
+            back = np.broadcast_to(values["back_gain"], gain.shape)
+            if transpose:
+                gain, back = back, gain
+            self._bank(node, branch, dv, di, bank.name, gain * dv[:, bank.control], back)
+        for load in n.loads:
+            p = softmax(v0[:, load.pos] - v0[:, load.neg], load.scale)
+            dy = dv[:, load.pos] - dv[:, load.neg]
+            current = load.amplitude / load.scale * p * (dy - (p * dy).sum(axis=1, keepdims=True))
+            _leave(node, load.pos, load.neg, current)
+        node[:, 0] = 0.0
+        return node, branch
+
+    def power(self, v: FloatArray) -> FloatArray:
+        """Return the power dissipated in resistances and diodes (B,) W."""
+        n, t = self.netlist, self.values.tables
+        total = np.zeros(len(v))
+        r, d = n.resistor, n.diode
+        if len(r):
+            total += (_drop(v, r.pos, r.neg) ** 2) @ t["resistor"]["conductance"]
+        if len(d):
+            drop = _drop(v, d.pos, d.neg)
+            total += (drop * diode_current(drop, *t["diode"].values())).sum(axis=1)
+        for crossbar in n.crossbars:
+            bit = v[:, crossbar.bit]
+            for words, g in _halves(crossbar, self.values):
+                w = v[:, words]
+                total += (w * w) @ g.sum(axis=1) + (bit * bit) @ g.sum(axis=0)
+                total -= 2 * ((w @ g) * bit).sum(axis=1)
+        return total
+
+    def grounded_branch_currents(self, v: FloatArray) -> FloatArray:
+        """Return the branch currents (B, M) A that node voltages imply, by KCL at each driven node.
+
+        Every branch must end at ground and be alone at its node.
+        """
+        node, _ = self._resistive(v)
+        n = self.netlist
+        if len(n.isource):
+            currents = np.broadcast_to(self.values.tables["isource"]["current"], (len(v), len(n.isource)))
+            _leave(node, n.isource.pos, n.isource.neg, currents)
+        ends = [n.vsource.pos, n.vcvs.pos, n.ccvs.pos, n.buffer.pos]
+        for bank in n.banks:
+            ends += [bank.out_pos] + ([] if bank.out_neg is None else [bank.out_neg])
+        ends += [sense.bit for sense in n.senses]
+        return -node[:, np.concatenate(ends)]
+
+    def _rows(self, kind: str, length: int) -> slice:
+        return slice(self._starts[kind], self._starts[kind] + length)
+
+    def _resistive(
+        self, v: FloatArray, small_signal_at: FloatArray | None = None
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return the currents (B, N) that leave nodes into resistances and diodes, and the largest."""
+        n, t = self.netlist, self.values.tables
+        node = np.zeros_like(v)
+        largest = np.zeros(len(v))
+        r, d = n.resistor, n.diode
+        if len(r):
+            current = t["resistor"]["conductance"] * _drop(v, r.pos, r.neg)
+            largest = np.maximum(largest, np.abs(current).max(axis=1))
+            _leave(node, r.pos, r.neg, current)
+        if len(d):
+            drop = _drop(v, d.pos, d.neg)
+            if small_signal_at is None:
+                current = diode_current(drop, *t["diode"].values())
+            else:
+                current = drop * diode_conductance(_drop(small_signal_at, d.pos, d.neg), *t["diode"].values())
+            largest = np.maximum(largest, np.abs(current).max(axis=1))
+            _leave(node, d.pos, d.neg, current)
+        for crossbar in n.crossbars:
+            bit = v[:, crossbar.bit]
+            for words, g in _halves(crossbar, self.values):
+                w = v[:, words]
+                from_word = w * g.sum(axis=1) - bit @ g.T
+                into_bit = w @ g - bit * g.sum(axis=0)
+                np.add.at(node, (slice(None), words), from_word)
+                np.add.at(node, (slice(None), crossbar.bit), -into_bit)
+                if into_bit.size:
+                    largest = np.maximum(largest, np.abs(into_bit).max(axis=1))
+        return node, largest
+
+    def _linear_sources(
+        self, node: FloatArray, branch: FloatArray, v: FloatArray, i: FloatArray, *, transpose: bool = False
+    ) -> None:
+        """Add what linear controlled sources and branch incidence contribute, or their transposes."""
+        n, t = self.netlist, self.values.tables
+        for table in (n.vsource, n.vcvs, n.ccvs, n.buffer):
+            if len(table):
+                k = self._rows(table.kind, len(table))
+                _leave(node, table.pos, table.neg, i[:, k])
+                branch[:, k] += _drop(v, table.pos, table.neg)
+        if len(n.vccs):
+            c, g = n.vccs, t["vccs"]["transconductance"]
+            if transpose:
+                _leave(node, c.control_pos, c.control_neg, g * _drop(v, c.pos, c.neg))
+            else:
+                _leave(node, c.pos, c.neg, g * _drop(v, c.control_pos, c.control_neg))
+        if len(n.vcvs):
+            e, gain, k = n.vcvs, t["vcvs"]["gain"], self._rows("vcvs", len(n.vcvs))
+            if transpose:
+                _leave(node, e.control_pos, e.control_neg, -gain * i[:, k])
+            else:
+                branch[:, k] -= gain * _drop(v, e.control_pos, e.control_neg)
+        if len(n.cccs):
+            f, gain = n.cccs, t["cccs"]["gain"]
+            if transpose:
+                np.add.at(branch, (slice(None), f.control), gain * _drop(v, f.pos, f.neg))
+            else:
+                _leave(node, f.pos, f.neg, gain * i[:, f.control])
+        if len(n.ccvs):
+            h, r, k = n.ccvs, t["ccvs"]["transresistance"], self._rows("ccvs", len(n.ccvs))
+            if transpose:
+                np.add.at(branch, (slice(None), h.control), -r * i[:, k])
+            else:
+                branch[:, k] -= r * i[:, h.control]
+        for sense in n.senses:
+            k = self._rows(f"sense {sense.name}", len(sense.bit))
+            gain = self.values.senses[sense.name]
+            np.add.at(node, (slice(None), sense.bit), i[:, k])
+            branch[:, k] += v[:, sense.bit]
+            if transpose:
+                branch[:, k] -= gain * v[:, sense.output]
+            else:
+                np.add.at(node, (slice(None), sense.output), -gain * i[:, k])
+
+    def _bank(
+        self,
+        node: FloatArray,
+        branch: FloatArray,
+        v: FloatArray,
+        i: FloatArray,
+        name: str,
+        out: FloatArray,
+        back: FloatArray,
+    ) -> None:
+        bank = next(b for b in self.netlist.banks if b.name == name)
+        start, size = self._starts[f"bank {name}"], len(bank.control)
+        for sign, ends in ((1.0, bank.out_pos), (-1.0, bank.out_neg)):
+            if ends is None:
+                continue
+            k = slice(start, start + size)
+            start += size
+            np.add.at(node, (slice(None), ends), i[:, k])
+            branch[:, k] += v[:, ends] - sign * out
+            np.add.at(node, (slice(None), bank.control), -sign * back * i[:, k])
+
+
+def drive_residual(
+    equations: Equations, drive: Drive, v: FloatArray, i: FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return the residual of a driven circuit: `Equations.residual` plus correction and nudge."""
+    netlist = equations.netlist
+    node, branch, largest = equations.residual(v, i, netlist.source_voltage(drive.inputs))
+    if drive.anchor is not None:
+        v0 = drive.anchor.node_voltage
+        dv, di = v - v0, i - drive.anchor.branch_current
+        forward = equations.jacobian_product(v0, dv, di)
+        swapped = equations.jacobian_product(v0, dv, di, transpose=True)
+        node += swapped[0] - forward[0]
+        branch += swapped[1] - forward[1]
+    if drive.nudge is not None:
+        ports = netlist.outputs
+        _leave(node, ports.pos, ports.neg, drive.nudge.current(ports.read(v)))
+    node[:, 0] = 0.0
+    return node, branch, largest
+
+
+def _drop(v: FloatArray, pos: IntArray, neg: IntArray) -> FloatArray:
+    return v[:, pos] - v[:, neg]
+
+
+def _leave(node: FloatArray, pos: IntArray, neg: IntArray, current: FloatArray) -> None:
+    """Add currents (B, n) that leave ``pos`` and enter ``neg``."""
+    count = node.shape[1]
+    for b in range(len(node)):
+        node[b] += np.bincount(pos, current[b], count) - np.bincount(neg, current[b], count)
+
+
+def _halves(crossbar: Crossbar, values: Values) -> list[tuple[IntArray, FloatArray]]:
+    g_plus, g_minus = values.crossbars[crossbar.name]
+    halves = [(crossbar.word_pos, g_plus)]
+    if crossbar.word_neg is not None and g_minus is not None:
+        halves.append((crossbar.word_neg, g_minus))
+    return halves

@@ -1,0 +1,471 @@
+"""The general method: sparse MNA for any netlist, planned once, solved per sample by Newton.
+
+Nodes that a source ties to ground are known and leave the equations, with the branch of that source.
+What remains has one sparsity pattern, made structurally symmetric so that the free, nudged and
+corrected phases and the transposed solve share the pattern, the pivots and the factors.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from circuitsim.errors import NetlistError
+from circuitsim.netlist import GROUND, Flat, Netlist, Values, flatten
+from circuitsim.netlist.tables import FloatArray, IntArray
+from circuitsim.solver.kernels.newton import Circuit, adjoint_batch, newton_batch, small_signal_values
+from circuitsim.solver.kernels.sparse_lu import OK, LUPlan, analyse
+from circuitsim.solver.point import Drive, OperatingPoint, SolverSettings
+
+__all__ = ["GeneralPlan", "GeneralResult"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GeneralResult:
+    """Node voltages (B, N) and branch currents (B, M) of the block netlist, iterations, status."""
+
+    node_voltage: FloatArray
+    branch_current: FloatArray
+    iterations: IntArray
+    status: NDArray[np.int8]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Stamps:
+    """Matrix entries as sums of ``sign * parameter``: ``values[slot] += sign * parameter[which]``."""
+
+    slot: IntArray
+    which: IntArray
+    sign: FloatArray
+    size: int
+
+    def assemble(self, parameters: FloatArray) -> FloatArray:
+        return np.bincount(self.slot, self.sign * parameters[self.which], self.size)
+
+
+class GeneralPlan:
+    """Everything about a netlist that does not depend on its values."""
+
+    method = "general"
+
+    def __init__(self, netlist: Netlist, *, flat: Flat | None = None) -> None:
+        self.netlist = netlist
+        self.flat = flat or flatten(netlist)
+        self._number_unknowns()
+        self._find_pattern()
+        self._lu: LUPlan | None = None
+
+    @property
+    def n_unknowns(self) -> int:
+        return len(self.is_node)
+
+    def _number_unknowns(self) -> None:
+        n = self.flat.netlist
+        sensed = np.zeros(len(n.vsource), dtype=np.bool_)
+        sensed[n.cccs.control] = True
+        sensed[n.ccvs.control] = True
+        self.fixing_source = np.full(n.n_nodes, -1, dtype=np.int64)
+        fixed_sign = np.zeros(n.n_nodes)
+        eliminated = np.zeros(len(n.branch_names), dtype=np.bool_)
+        for row in np.flatnonzero(~sensed & ((n.vsource.pos == GROUND) | (n.vsource.neg == GROUND))):
+            pos, neg = int(n.vsource.pos[row]), int(n.vsource.neg[row])
+            node, sign = (pos, 1.0) if neg == GROUND else (neg, -1.0)
+            if self.fixing_source[node] < 0:
+                self.fixing_source[node], fixed_sign[node] = row, sign
+                eliminated[row] = True
+        self.fixed_nodes = np.flatnonzero(self.fixing_source >= 0)
+        self._fixed_row = self.fixing_source[self.fixed_nodes]
+        self._fixed_sign = fixed_sign[self.fixed_nodes]
+        free = self.fixing_source < 0
+        free[GROUND] = False
+        self.node_unknown = np.full(n.n_nodes, -1, dtype=np.int64)
+        self.node_unknown[free] = np.arange(free.sum())
+        self.branch_unknown = np.full(len(eliminated), -1, dtype=np.int64)
+        self.branch_unknown[~eliminated] = free.sum() + np.arange((~eliminated).sum())
+        self.free_nodes = np.flatnonzero(free)
+        self.free_branches = np.flatnonzero(~eliminated)
+        self.is_node = np.arange(free.sum() + (~eliminated).sum()) < free.sum()
+        place = np.full(n.n_nodes, -1, dtype=np.int64)
+        place[self.fixed_nodes] = np.arange(len(self.fixed_nodes))
+        self._fixed_place = place
+
+    def _find_pattern(self) -> None:
+        n = self.flat.netlist
+        # Parameters of linear stamps, in one vector: 1, then the value columns in this order.
+        sizes = [1, len(n.resistor), len(n.vccs), len(n.vcvs), len(n.cccs), len(n.ccvs)]
+        offset = np.concatenate([[0], np.cumsum(sizes)])
+        branch = dict(zip(("vsource", "vcvs", "ccvs", "buffer"), self._branch_starts(), strict=True))
+        rows: list[IntArray] = []
+        cols: list[IntArray] = []
+        which: list[IntArray] = []
+        signs: list[FloatArray] = []
+
+        def stamp(row: IntArray, col: IntArray, parameter: IntArray, sign: float) -> None:
+            rows.append(row)
+            cols.append(col)
+            which.append(parameter)
+            signs.append(np.full(len(row), sign))
+
+        # Rows and columns: nodes as 0..N-1, branches as N + k.
+        n_nodes = n.n_nodes
+        r, g = n.resistor, n.vccs
+        index = offset[1] + np.arange(len(r))
+        for a, b, sign in ((r.pos, r.pos, 1.0), (r.pos, r.neg, -1.0), (r.neg, r.pos, -1.0), (r.neg, r.neg, 1.0)):
+            stamp(a, b, index, sign)
+        index = offset[2] + np.arange(len(g))
+        for a, s in ((g.pos, 1.0), (g.neg, -1.0)):
+            stamp(a, g.control_pos, index, s)
+            stamp(a, g.control_neg, index, -s)
+        for table in (n.vsource, n.vcvs, n.ccvs, n.buffer):
+            k = n_nodes + branch[table.kind] + np.arange(len(table))
+            one = np.zeros(len(table), dtype=np.int64)
+            for node, s in ((table.pos, 1.0), (table.neg, -1.0)):
+                stamp(k, node, one, s)
+                stamp(node, k, one, s)
+        e, f, h = n.vcvs, n.cccs, n.ccvs
+        k = n_nodes + branch["vcvs"] + np.arange(len(e))
+        stamp(k, e.control_pos, offset[3] + np.arange(len(e)), -1.0)
+        stamp(k, e.control_neg, offset[3] + np.arange(len(e)), 1.0)
+        stamp(f.pos, n_nodes + f.control, offset[4] + np.arange(len(f)), 1.0)
+        stamp(f.neg, n_nodes + f.control, offset[4] + np.arange(len(f)), -1.0)
+        k = n_nodes + branch["ccvs"] + np.arange(len(h))
+        stamp(k, n_nodes + h.control, offset[5] + np.arange(len(h)), -1.0)
+
+        unknown = np.concatenate([self.node_unknown, self.branch_unknown])
+        row, col = np.concatenate(rows), np.concatenate(cols)
+        parameter, sign_all = np.concatenate(which), np.concatenate(signs)
+        free = (unknown[row] >= 0) & (unknown[col] >= 0)
+        known = np.zeros(len(unknown), dtype=np.bool_)
+        known[self.fixed_nodes] = True
+        tied = (unknown[row] >= 0) & known[col]
+
+        self._diode_pairs = self._quads(n.diode.pos, n.diode.neg, n.diode.pos, n.diode.neg)
+        b = n.buffer
+        self._buffer_rows = unknown[n_nodes + branch["buffer"] + np.arange(len(b))]
+        self._buffer_pairs = np.stack(
+            [
+                np.stack([self._buffer_rows, self.node_unknown[b.control_pos]], axis=1),
+                np.stack([self._buffer_rows, self.node_unknown[b.control_neg]], axis=1),
+            ],
+            axis=1,
+        )
+        groups = [(load.pos, load.neg) for load in n.loads] + [(n.outputs.pos, n.outputs.neg)]
+        self._load_groups = groups
+        quads = []
+        for pos, neg in groups:
+            k, m = (index.reshape(-1) for index in np.indices((len(pos), len(pos))))
+            quads.append(self._quads(pos[k], neg[k], pos[m], neg[m]))
+        self._load_pairs = quads
+
+        size = len(self.is_node)
+        entries = [np.stack([unknown[row[free]], unknown[col[free]]], axis=1)]
+        entries += [pairs.reshape(-1, 2) for pairs in (self._diode_pairs, self._buffer_pairs, *quads)]
+        entries.append(np.repeat(np.arange(size)[:, None], 2, axis=1))
+        pairs = np.concatenate(entries)
+        pairs = pairs[(pairs >= 0).all(axis=1)]
+        # Key = column-major position; the transposes make the pattern structurally symmetric.
+        keys = np.unique(np.concatenate([pairs[:, 1] * size + pairs[:, 0], pairs[:, 0] * size + pairs[:, 1]]))
+        self._keys = keys
+        self.indices = keys % size if size else keys
+        columns = keys // size if size else keys
+        self.indptr = np.concatenate([[0], np.cumsum(np.bincount(columns, minlength=size))]).astype(np.int64)
+        self.transpose = np.searchsorted(keys, self.indices * size + columns)
+        self.diagonal = np.searchsorted(keys, np.arange(size) * (size + 1))
+        self._linear = _Stamps(
+            slot=self._slots(np.stack([unknown[row[free]], unknown[col[free]]], axis=1)),
+            which=parameter[free],
+            sign=sign_all[free],
+            size=len(keys),
+        )
+        # What known voltages drive: a CSR-like list, summed once per (row, known node).
+        place = np.concatenate([self._fixed_place, np.full(len(self.branch_unknown), -1)])
+        tied_key = unknown[row[tied]] * max(1, len(self.fixed_nodes)) + place[col[tied]]
+        tied_keys, tied_slot = np.unique(tied_key, return_inverse=True)
+        self._tied_row = tied_keys // max(1, len(self.fixed_nodes))
+        self._tied_col = tied_keys % max(1, len(self.fixed_nodes))
+        self._tied = _Stamps(
+            slot=tied_slot.astype(np.int64), which=parameter[tied], sign=sign_all[tied], size=len(tied_keys)
+        )
+
+    def _branch_starts(self) -> tuple[int, int, int, int]:
+        n = self.flat.netlist
+        ends = np.cumsum([len(n.vsource), len(n.vcvs), len(n.ccvs)])
+        return 0, int(ends[0]), int(ends[1]), int(ends[2])
+
+    def _quads(self, pos: IntArray, neg: IntArray, cpos: IntArray, cneg: IntArray) -> IntArray:
+        """Return (row, column) of the four entries of a transconductance, shape (n, 4, 2)."""
+        u = self.node_unknown
+        pairs = [(pos, cpos), (pos, cneg), (neg, cpos), (neg, cneg)]
+        return np.stack([np.stack([u[a], u[b]], axis=1) for a, b in pairs], axis=1)
+
+    def _slots(self, pairs: IntArray) -> IntArray:
+        size = len(self.is_node)
+        rows, cols = pairs[..., 0], pairs[..., 1]
+        slot = np.searchsorted(self._keys, cols * size + rows)
+        return np.ascontiguousarray(np.where((rows >= 0) & (cols >= 0), slot, -1))
+
+    def _circuit(self, values: Values, nudge: Any) -> tuple[Circuit, FloatArray, Values]:
+        """Return kernel arrays, and the coefficients by which known voltages enter."""
+        n = self.flat.netlist
+        flat_values = self.flat.values(values)
+        t = flat_values.tables
+        parameters = np.concatenate(
+            [
+                np.ones(1),
+                t["resistor"]["conductance"],
+                t["vccs"]["transconductance"],
+                t["vcvs"]["gain"],
+                t["cccs"]["gain"],
+                t["ccvs"]["transresistance"],
+            ]
+        )
+        linear = self._linear.assemble(parameters)
+        amplitude = [load.amplitude for load in n.loads]
+        scale = [load.scale for load in n.loads]
+        groups, load_pairs = self._load_groups[:-1], self._load_pairs[:-1]
+        if nudge is not None and nudge.kind == "softmax":
+            amplitude.append(nudge.amplitude)
+            scale.append(nudge.scale)
+            groups, load_pairs = self._load_groups, self._load_pairs
+        elif nudge is not None:
+            # A quadratic nudge is a conductance: part of the linear matrix.
+            size = len(n.outputs.pos)
+            g = nudge.beta * nudge.conductance
+            diagonal = self._load_pairs[-1].reshape(size, size, 4, 2)[np.arange(size), np.arange(size)]
+            slots = self._slots(diagonal)
+            for corner, sign in enumerate((1.0, -1.0, -1.0, 1.0)):
+                slot = slots[:, corner]
+                np.add.at(linear, slot[slot >= 0], sign * g)
+        d, b = t["diode"], t["buffer"]
+        lengths = [len(pos) for pos, _ in groups]
+        nothing = np.empty(0, np.int64)
+        circuit = Circuit(
+            indptr=self.indptr,
+            indices=self.indices,
+            transpose=self.transpose,
+            diagonal=self.diagonal,
+            linear=linear,
+            is_node=self.is_node,
+            node_unknown=self.node_unknown,
+            d_pos=_own(n.diode.pos),
+            d_neg=_own(n.diode.neg),
+            d_slot=self._slots(self._diode_pairs),
+            d_is=_own(d["saturation_current"]),
+            d_slope=_own(d["slope_voltage"]),
+            d_gmin=_own(d["parallel_conductance"]),
+            b_row=self._buffer_rows,
+            b_cpos=_own(n.buffer.control_pos),
+            b_cneg=_own(n.buffer.control_neg),
+            b_slot=self._slots(self._buffer_pairs),
+            b_gain=_own(b["gain"]),
+            b_sat=_own(b["saturation"]),
+            b_off=_own(b["offset"]),
+            s_ptr=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+            s_pos=np.concatenate([nothing, *(pos for pos, _ in groups)]),
+            s_neg=np.concatenate([nothing, *(neg for _, neg in groups)]),
+            s_slot=np.concatenate([np.empty((0, 4), np.int64), *(self._slots(p) for p in load_pairs)]),
+            s_slot_ptr=np.concatenate([[0], np.cumsum(np.square(lengths))]).astype(np.int64),
+            s_amplitude=np.array(amplitude, dtype=np.float64),
+            s_scale=np.array(scale, dtype=np.float64),
+        )
+        return circuit, self._tied.assemble(parameters), flat_values
+
+    def _targets(self, batch: int, nudge: Any) -> FloatArray:
+        parts = [np.broadcast_to(load.target, (batch, len(load.target))) for load in self.flat.netlist.loads]
+        if nudge is not None and nudge.kind == "softmax":
+            parts.append(nudge.target)
+        return np.ascontiguousarray(np.concatenate([np.empty((batch, 0)), *parts], axis=1))
+
+    def _factors(self, circuit: Circuit, v: FloatArray) -> LUPlan:
+        """Return the pivot plan, made at the first solve from the values there."""
+        if self._lu is None:
+            n = len(self.is_node)
+            values = _dense_enough(circuit, v)
+            analysis = analyse(n, self.indptr, self.indices, values)
+            if analysis.status != OK:
+                raise NetlistError(
+                    f"the equations are singular at {self._unknown_name(analysis.column)}",
+                    object=self.netlist.title,
+                    remedy="Look for a node that nothing holds, or a loop of ideal amplifiers.",
+                )
+            self._lu = analysis.plan
+        return self._lu
+
+    def _unknown_name(self, column: int) -> str:
+        n = self.flat.netlist
+        if 0 <= column < len(self.free_nodes):
+            return f"node {n.node_names[self.free_nodes[column]]}"
+        k = column - len(self.free_nodes)
+        return f"branch {n.branch_names[self.free_branches[k]]}" if 0 <= k < len(self.free_branches) else "an unknown"
+
+    def _known_voltages(self, source: FloatArray) -> FloatArray:
+        v = np.zeros((len(source), self.flat.netlist.n_nodes))
+        v[:, self.fixed_nodes] = source[:, self._fixed_row] * self._fixed_sign
+        return v
+
+    def _constant(self, v: FloatArray, source: FloatArray, tied: FloatArray, values: Values, nudge: Any) -> FloatArray:
+        n = self.flat.netlist
+        constant = np.zeros((len(v), len(self.is_node)))
+        known = v[:, self.fixed_nodes]
+        for b in range(len(v)):
+            constant[b] = np.bincount(self._tied_row, tied * known[b, self._tied_col], len(self.is_node))
+        branches = self.branch_unknown[: len(n.vsource)]
+        kept = branches >= 0
+        constant[:, branches[kept]] -= source[:, kept]
+
+        def leave(pos: IntArray, neg: IntArray, current: FloatArray) -> None:
+            for nodes, sign in ((pos, 1.0), (neg, -1.0)):
+                rows = self.node_unknown[nodes]
+                free = rows >= 0
+                values = np.broadcast_to(current, (len(v), len(nodes)))
+                np.add.at(constant, (slice(None), rows[free]), sign * values[:, free])
+
+        if len(n.isource):
+            leave(n.isource.pos, n.isource.neg, values.tables["isource"]["current"])
+        if nudge is not None and nudge.kind == "quadratic":
+            # The part of g * (v_pos - v_neg - target) that known voltages and targets give.
+            ports, g = n.outputs, nudge.beta * nudge.conductance
+            leave(ports.pos, ports.neg, g * (ports.read(v) - nudge.target))
+        return constant
+
+    def run(
+        self, values: Values, drive: Drive, settings: SolverSettings, start: OperatingPoint | None
+    ) -> GeneralResult:
+        """Solve B samples; the caller checks the result."""
+        n = self.flat.netlist
+        source = self._source_voltage(values, drive.inputs)
+        circuit, tied, flat_values = self._circuit(values, drive.nudge)
+        v = self._known_voltages(source)
+        constant = self._constant(v, source, tied, flat_values, drive.nudge)
+        batch = len(source)
+        x = np.zeros((batch, len(self.is_node)))
+        begin = start if start is not None else drive.anchor
+        if begin is not None:
+            x[:] = self._unknowns(*self.flat.lift(begin.node_voltage, begin.branch_current))
+        x0 = v0 = np.empty((batch, 0))
+        if drive.anchor is not None:
+            v0, i0 = self.flat.lift(drive.anchor.node_voltage, drive.anchor.branch_current)
+            x0 = self._unknowns(v0, i0)
+            v0 = np.ascontiguousarray(v0)
+        lu = self._factors(circuit, v[0])
+        limits = (settings.relative_tolerance, settings.absolute_tolerance, settings.voltage_tolerance)
+        targets = self._targets(batch, drive.nudge)
+        status, iterations = np.empty(batch, np.int8), np.empty(batch, np.int64)
+
+        def rows(k: slice) -> None:
+            newton_batch(
+                circuit,
+                lu,
+                x[k],
+                v[k],
+                constant[k],
+                x0[k],
+                v0[k],
+                targets[k],
+                limits,
+                settings.max_iterations,
+                status[k],
+                iterations[k],
+            )
+
+        _share(rows, batch, work=len(self.indices))
+        current = np.zeros((batch, len(n.branch_names)))
+        current[:, self.free_branches] = x[:, len(self.free_nodes) :]
+        return GeneralResult(
+            node_voltage=np.ascontiguousarray(v[:, : self.netlist.n_nodes]),
+            branch_current=current[:, self.flat.branch],
+            iterations=iterations,
+            status=status,
+        )
+
+    def transposed(self, values: Values, point: OperatingPoint, output_current: FloatArray) -> FloatArray:
+        """Return ``s`` at the nodes (B, N), solving ``J0^T s = -output_current`` at the outputs.
+
+        Known nodes have s = 0: nothing can move them.
+        """
+        n = self.flat.netlist
+        circuit, _, _ = self._circuit(values, None)
+        v, _ = self.flat.lift(point.node_voltage, point.branch_current)
+        load = np.zeros((len(v), len(self.is_node)))
+        for nodes, sign in ((n.outputs.pos, 1.0), (n.outputs.neg, -1.0)):
+            rows = self.node_unknown[nodes]
+            np.add.at(load, (slice(None), rows[rows >= 0]), sign * output_current[:, rows >= 0])
+        lu = self._factors(circuit, v[0])
+        v, targets = np.ascontiguousarray(v), self._targets(len(v), None)
+        s, status = np.empty_like(load), np.empty(len(v), np.int8)
+        _share(
+            lambda k: adjoint_batch(circuit, lu, v[k], targets[k], load[k], s[k], status[k]),
+            len(v),
+            work=len(self.indices),
+        )
+        if status.any():
+            raise NetlistError(
+                "the small-signal matrix is singular at the operating point", object=self.netlist.title
+            )
+        full = np.zeros((len(v), n.n_nodes))
+        full[:, self.free_nodes] = s[:, : len(self.free_nodes)]
+        return full[:, : self.netlist.n_nodes]
+
+    def small_signal(self, values: Values, voltage: FloatArray) -> FloatArray:
+        """Return J (n, n) of one sample at block node voltages (N,), dense, over this plan's unknowns."""
+        circuit, _, _ = self._circuit(values, None)
+        v, _ = self.flat.lift(voltage[None], np.zeros((1, len(self.netlist.branch_names))))
+        entries = small_signal_values(circuit, v[0], self._targets(1, None)[0])
+        dense = np.zeros((len(self.is_node), len(self.is_node)))
+        columns = np.repeat(np.arange(len(self.is_node)), np.diff(self.indptr))
+        dense[self.indices, columns] = entries
+        return dense
+
+    def _unknowns(self, v: FloatArray, i: FloatArray) -> FloatArray:
+        return np.ascontiguousarray(np.concatenate([v[:, self.free_nodes], i[:, self.free_branches]], axis=1))
+
+    def _source_voltage(self, values: Values, inputs: FloatArray) -> FloatArray:
+        n = self.flat.netlist
+        voltage = np.tile(self.flat.values(values).tables["vsource"]["voltage"], (len(inputs), 1))
+        if len(n.inputs.source):
+            voltage[:, n.inputs.source] = inputs[:, n.inputs.column] * n.inputs.gain
+        return voltage
+
+
+def _share(rows: Callable[[slice], None], batch: int, *, work: int) -> None:
+    """Run ``rows`` over a batch, on as many threads as the work is worth.
+
+    Kernels release the GIL; a thread costs 0.1 ms, about 10^5 matrix entries. Compiled for threads of
+    its own by numba, the same kernel takes three times as long to compile.
+    """
+    threads = min(os.cpu_count() or 1, batch, 1 + batch * work // 100_000)
+    if threads == 1:
+        rows(slice(0, batch))
+        return
+    # More parts than threads, because samples differ in how many steps they take.
+    edges = np.linspace(0, batch, min(batch, 4 * threads) + 1).astype(int)
+    with ThreadPoolExecutor(threads) as pool:
+        for job in [pool.submit(rows, slice(a, b)) for a, b in itertools.pairwise(edges.tolist())]:
+            job.result()
+
+
+def _own(array: Any) -> Any:
+    """Return a writable, contiguous array: kernels are compiled for one array type only."""
+    return np.array(array)
+
+
+def _dense_enough(circuit: Circuit, v: FloatArray) -> FloatArray:
+    """Return values to plan pivots with: the linear part and typical values of everything else."""
+    values = circuit.linear.copy()
+    node = np.abs(values[circuit.diagonal])[circuit.is_node]
+    typical = float(np.median(node[node > 0])) if np.any(node > 0) else 1e-6
+    for sign, corners in ((1.0, (0, 3)), (-1.0, (1, 2))):
+        for corner in corners:
+            slots = circuit.d_slot[:, corner]
+            np.add.at(values, slots[slots >= 0], sign * typical)
+    for column, sign in ((0, -1.0), (1, 1.0)):
+        slots = circuit.b_slot[:, column]
+        np.add.at(values, slots[slots >= 0], (sign * circuit.b_gain)[slots >= 0])
+    return values

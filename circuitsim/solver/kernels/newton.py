@@ -1,0 +1,421 @@
+"""Damped Newton on the reduced MNA equations, sample by sample; threads take ranges of samples.
+
+Unknowns x: the voltages of nodes that no grounded source fixes, then the currents of the remaining
+voltage-defined branches. With the linear part A (CSC, values in ``linear``),
+
+    F(x) = A x + constant + diodes + amplifiers + softmax loads + K (x - x0),    J dx = -F.
+
+K = J0^T - J0 is present in the corrected phase only. Diodes and amplifiers are linearised at voltages
+of their own, which follow the nodes by limited steps (Nagel's limiting for junctions): where nothing
+is limited this is Newton's method. If it fails, a shunt conductance to the start point is lowered step
+by step (gmin stepping), then all excitation is raised step by step (source stepping).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from circuitsim.solver.kernels.sparse_lu import (
+    OK,
+    new_factors,
+    refactor,
+    repivot,
+    solve,
+    solve_transposed,
+)
+
+__all__ = [
+    "CONVERGED",
+    "DIVERGED",
+    "SINGULAR",
+    "UNFINISHED",
+    "Circuit",
+    "adjoint_batch",
+    "newton_batch",
+    "small_signal_values",
+]
+
+CONVERGED, UNFINISHED, SINGULAR, DIVERGED = 0, 1, 2, 3
+
+kernel = njit(cache=True, nogil=True, fastmath=False, error_model="numpy")
+
+_LARGEST_EXPONENT = 200.0
+_TOO_LARGE = 1e9
+
+
+class Circuit(NamedTuple):
+    """Structure and values of one flat circuit. Indices of -1 mean: not an unknown."""
+
+    indptr: np.ndarray  # (n + 1,) CSC pattern of J, structurally symmetric
+    indices: np.ndarray  # (nnz,)
+    transpose: np.ndarray  # (nnz,) where the transposed entry stands
+    diagonal: np.ndarray  # (n,) where the diagonal entries stand
+    linear: np.ndarray  # (nnz,) values of A
+    is_node: np.ndarray  # (n,) bool: a KCL row [A], not a branch equation [V]
+    node_unknown: np.ndarray  # (N,) unknown of each node
+    # Diodes: nodes, slots (pos,pos) (pos,neg) (neg,pos) (neg,neg), Is, N*Vt, parallel conductance.
+    d_pos: np.ndarray
+    d_neg: np.ndarray
+    d_slot: np.ndarray  # (D, 4)
+    d_is: np.ndarray
+    d_slope: np.ndarray
+    d_gmin: np.ndarray
+    # Amplifiers: branch row, control nodes, slots (row,cpos) (row,cneg), gain, saturation, offset.
+    b_row: np.ndarray
+    b_cpos: np.ndarray
+    b_cneg: np.ndarray
+    b_slot: np.ndarray  # (A, 2)
+    b_gain: np.ndarray
+    b_sat: np.ndarray
+    b_off: np.ndarray
+    # Softmax loads, one group after another; the last one may be the drive's nudge.
+    s_ptr: np.ndarray  # (G + 1,)
+    s_pos: np.ndarray
+    s_neg: np.ndarray
+    s_slot: np.ndarray  # (sum K^2, 4), pairs (k, m) in row-major order within a group
+    s_slot_ptr: np.ndarray  # (G + 1,)
+    s_amplitude: np.ndarray  # (G,)
+    s_scale: np.ndarray  # (G,)
+
+
+@kernel
+def _diode(v: float, i_s: float, slope: float, gmin: float) -> tuple[float, float]:
+    """Current [A] and conductance [S]; the equations of `circuitsim.netlist.models`."""
+    x = v / slope
+    if x >= -3.0:
+        e = min(x, _LARGEST_EXPONENT)
+        y = np.exp(e)
+        return i_s * (np.expm1(e) + y * (x - e)) + gmin * v, i_s / slope * y + gmin
+    q = 3.0 / (np.e * x)
+    cube = q * q * q
+    return -i_s * (1.0 + cube) + gmin * v, 3.0 * i_s / slope * cube / x + gmin
+
+
+@kernel
+def _amplifier(v: float, gain: float, sat: float, off: float) -> tuple[float, float]:
+    """Output [V] and gain of ``sat * tanh(gain * (v + off) / sat)``."""
+    z = gain * (v + off)
+    if np.isinf(sat):
+        return z, gain
+    t = np.tanh(z / sat)
+    return sat * t, gain * (1.0 - t * t)
+
+
+@kernel
+def _limited_junction(new: float, old: float, i_s: float, slope: float) -> float:
+    critical = slope * np.log(slope / (np.sqrt(2.0) * i_s))
+    if new > critical and abs(new - old) > 2.0 * slope:
+        if old > 0.0:
+            step = (new - old) / slope
+            return old + slope * np.log1p(step) if step > 0.0 else old + max(new - old, -10.0 * slope)
+        return slope * np.log(max(new / slope, 1.0))
+    return new
+
+
+@kernel
+def _limited_control(new: float, old: float, gain: float, sat: float, off: float) -> float:
+    """Let a saturating amplifier's control voltage cross its linear region in bounded steps."""
+    if np.isinf(sat) or gain == 0.0:
+        return new
+    unit = sat / abs(gain)
+    z_old, z_new = (old + off) / unit, (new + off) / unit
+    if abs(z_new - z_old) <= 2.0 or (z_old * z_new > 0.0 and abs(z_old) >= 1.0 and abs(z_new) >= 1.0):
+        return new
+    if abs(z_old) > 1.0:
+        z = np.sign(z_old)
+    else:
+        z = z_old + 2.0 * np.sign(z_new - z_old)
+    return z * unit - off
+
+
+@kernel
+def _copy(target: np.ndarray, source: np.ndarray) -> None:
+    """Spelt out: slice assignment makes numba compile the text of its error message, for seconds."""
+    for k in range(len(source)):
+        target[k] = source[k]
+
+
+@kernel
+def _add(values: np.ndarray, slot: int, amount: float) -> None:
+    if slot >= 0:
+        values[slot] += amount
+
+
+@kernel
+def _leave(f: np.ndarray, c: Circuit, pos: int, neg: int, current: float) -> None:
+    p, q = c.node_unknown[pos], c.node_unknown[neg]
+    if p >= 0:
+        f[p] += current
+    if q >= 0:
+        f[q] -= current
+
+
+@kernel
+def _softmax_loads(c, v, target, f, values):  # type: ignore[no-untyped-def]
+    for g in range(len(c.s_ptr) - 1):
+        a, b = c.s_ptr[g], c.s_ptr[g + 1]
+        size = b - a
+        scale, amplitude = c.s_scale[g], c.s_amplitude[g]
+        if amplitude == 0.0:
+            continue
+        p = np.empty(size)
+        top = -np.inf
+        for k in range(size):
+            p[k] = (v[c.s_pos[a + k]] - v[c.s_neg[a + k]]) / scale
+            top = max(top, p[k])
+        total = 0.0
+        for k in range(size):
+            p[k] = np.exp(p[k] - top)
+            total += p[k]
+        for k in range(size):
+            p[k] /= total
+        for k in range(size):
+            _leave(f, c, c.s_pos[a + k], c.s_neg[a + k], amplitude * (p[k] - target[a + k]))
+            for m in range(size):
+                h = -p[k] * p[m]
+                if k == m:
+                    h += p[k]
+                h *= amplitude / scale
+                slot = c.s_slot[c.s_slot_ptr[g] + k * size + m]
+                _add(values, slot[0], h)
+                _add(values, slot[1], -h)
+                _add(values, slot[2], -h)
+                _add(values, slot[3], h)
+
+
+@kernel
+def _nonlinear(c, v, d_at, b_at, target, f, values):  # type: ignore[no-untyped-def]
+    """Add nonlinear elements to F and J, linearised at ``d_at`` and ``b_at``."""
+    for k in range(len(c.d_pos)):
+        i, g = _diode(d_at[k], c.d_is[k], c.d_slope[k], c.d_gmin[k])
+        drop = v[c.d_pos[k]] - v[c.d_neg[k]]
+        _leave(f, c, c.d_pos[k], c.d_neg[k], i + g * (drop - d_at[k]))
+        slot = c.d_slot[k]
+        _add(values, slot[0], g)
+        _add(values, slot[1], -g)
+        _add(values, slot[2], -g)
+        _add(values, slot[3], g)
+    for k in range(len(c.b_row)):
+        out, a = _amplifier(b_at[k], c.b_gain[k], c.b_sat[k], c.b_off[k])
+        control = v[c.b_cpos[k]] - v[c.b_cneg[k]]
+        f[c.b_row[k]] -= out + a * (control - b_at[k])
+        _add(values, c.b_slot[k, 0], -a)
+        _add(values, c.b_slot[k, 1], a)
+    _softmax_loads(c, v, target, f, values)
+
+
+@kernel
+def _spread(c, x, v):  # type: ignore[no-untyped-def]
+    for node in range(len(v)):
+        k = c.node_unknown[node]
+        if k >= 0:
+            v[node] = x[k]
+
+
+@kernel
+def _controls(c, v, d_at, b_at):  # type: ignore[no-untyped-def]
+    for k in range(len(d_at)):
+        d_at[k] = v[c.d_pos[k]] - v[c.d_neg[k]]
+    for k in range(len(b_at)):
+        b_at[k] = v[c.b_cpos[k]] - v[c.b_cneg[k]]
+
+
+@kernel
+def _product(c, values, x, f, size):  # type: ignore[no-untyped-def]
+    """f += A x; size += |A| |x|."""
+    for j in range(len(x)):
+        for s in range(c.indptr[j], c.indptr[j + 1]):
+            term = values[s] * x[j]
+            f[c.indices[s]] += term
+            size[c.indices[s]] += abs(term)
+
+
+@kernel
+def _iterate(c, plan, x, v, constant, correction, x0, target, shunt, x_ref, limits, max_iterations):  # type: ignore[no-untyped-def]
+    """Newton from x, in place. Returns (status, iterations)."""
+    n = len(x)
+    relative, absolute, voltage = limits
+    f = np.empty(n)
+    size = np.empty(n)
+    dx = np.zeros(n)
+    step = np.empty(n)
+    work = np.empty(n)
+    values = np.empty(len(c.linear))
+    d_at = np.empty(len(c.d_pos))
+    b_at = np.empty(len(c.b_row))
+    corrected = len(correction) > 0
+    factors = new_factors(plan)
+    _spread(c, x, v)
+    _controls(c, v, d_at, b_at)
+    settled = False
+    for iteration in range(max_iterations + 1):
+        _copy(values, c.linear)
+        _copy(f, constant)
+        for k in range(n):
+            size[k] = abs(constant[k])
+        _product(c, c.linear, x, f, size)
+        if corrected:
+            for k in range(n):
+                step[k] = x[k] - x0[k]
+            _product(c, correction, step, f, size)
+            for k in range(len(values)):
+                values[k] += correction[k]
+        _nonlinear(c, v, d_at, b_at, target, f, values)
+        if shunt > 0.0:
+            for k in range(n):
+                if c.is_node[k]:
+                    f[k] += shunt * (x[k] - x_ref[k])
+                    values[c.diagonal[k]] += shunt
+        worst_i, worst_v, scale_i, scale_v = 0.0, 0.0, 0.0, 0.0
+        for k in range(n):
+            if c.is_node[k]:
+                worst_i = max(worst_i, abs(f[k]))
+                scale_i = max(scale_i, size[k])
+                scale_v = max(scale_v, abs(x[k]))
+            else:
+                worst_v = max(worst_v, abs(f[k]))
+                scale_i = max(scale_i, abs(x[k]))
+        if not np.isfinite(worst_i + worst_v) or scale_v > _TOO_LARGE:
+            return DIVERGED, iteration
+        small = worst_i <= 0.1 * relative * scale_i + absolute and worst_v <= 0.01 * voltage + 1e-13 * scale_v
+        if settled and small:
+            return CONVERGED, iteration
+        if iteration == max_iterations:
+            return UNFINISHED, iteration
+        if refactor(plan, values, factors, work) != OK:
+            found = repivot(plan, values)
+            if found[0] != OK:
+                return SINGULAR, iteration
+            solve(found[-2], found[-1], f, dx, work)
+        else:
+            solve(plan, factors, f, dx, work)
+        largest = 0.0
+        for k in range(n):
+            x[k] -= dx[k]
+            if c.is_node[k]:
+                largest = max(largest, abs(dx[k]))
+        _spread(c, x, v)
+        limited = False
+        for k in range(len(d_at)):
+            new = v[c.d_pos[k]] - v[c.d_neg[k]]
+            d_at[k] = _limited_junction(new, d_at[k], c.d_is[k], c.d_slope[k])
+            limited = limited or d_at[k] != new
+        for k in range(len(b_at)):
+            new = v[c.b_cpos[k]] - v[c.b_cneg[k]]
+            b_at[k] = _limited_control(new, b_at[k], c.b_gain[k], c.b_sat[k], c.b_off[k])
+            limited = limited or b_at[k] != new
+        linear = len(d_at) == 0 and len(b_at) == 0 and len(target) == 0
+        settled = not limited and (largest <= voltage + 1e-12 * scale_v or linear)
+    return UNFINISHED, max_iterations
+
+
+@kernel
+def _solve_sample(c, plan, x, v, constant, correction, x0, target, limits, max_iterations):  # type: ignore[no-untyped-def]
+    """Plain Newton, then gmin stepping, then source stepping. Returns (status, iterations)."""
+    plain, gmin_stepping, source_stepping = 0, 1, 2
+    start = x.copy()
+    good = x.copy()
+    scaled = constant.copy()
+    largest = 1e-12
+    for k in range(len(c.linear)):
+        largest = max(largest, abs(c.linear[k]))
+    shunt, factor = 0.0, 10.0
+    reached, stride, level = 0.0, 0.1, 1.0
+    stage, total = plain, 0
+    status = UNFINISHED
+    while total < 40 * max_iterations:
+        most = min(max_iterations, 60) if stage == plain else max_iterations
+        status, used = _iterate(c, plan, x, v, scaled, correction, x0, target, shunt, start, limits, most)
+        total += used + 1
+        found = status == CONVERGED
+        if found and shunt == 0.0 and level == 1.0:
+            return status, total - 1
+        failed = False
+        if stage == plain:
+            stage, shunt = gmin_stepping, min(largest, 1.0)
+            _copy(x, start)
+        elif stage == gmin_stepping:
+            if found:
+                _copy(good, x)
+                shunt = 0.0 if shunt < 1e-13 else shunt / factor
+                factor = min(factor * 2.0, 10.0)
+            else:
+                _copy(x, good)
+                factor = np.sqrt(factor)
+                failed = factor < 1.05 or shunt == 0.0 or total > 20 * max_iterations
+                shunt *= factor
+            if failed:
+                if len(correction) > 0:
+                    # An anchored phase is not defined at reduced excitation.
+                    return status, total
+                stage, shunt = source_stepping, 0.0
+                good.fill(0.0)
+        elif found:
+            _copy(good, x)
+            reached = level
+            stride = min(2.0 * stride, 0.25)
+        else:
+            stride *= 0.5
+            if stride < 1e-6:
+                break
+        if stage == source_stepping:
+            level = min(1.0, reached + stride)
+            _copy(x, good)
+            for k in range(len(constant)):
+                scaled[k] = level * constant[k]
+    return status, total
+
+
+@kernel
+def small_signal_values(c, v, target):  # type: ignore[no-untyped-def]
+    """Values of J at node voltages v."""
+    values = c.linear.copy()
+    f = np.empty(len(c.is_node))
+    d_at = np.empty(len(c.d_pos))
+    b_at = np.empty(len(c.b_row))
+    _controls(c, v, d_at, b_at)
+    _nonlinear(c, v, d_at, b_at, target, f, values)
+    return values
+
+
+@kernel
+def newton_batch(c, plan, x, v, constant, x0, v0, target, limits, max_iterations, status, iterations):  # type: ignore[no-untyped-def]
+    """Solve B samples in place: x (B, n), v (B, N) with fixed nodes filled in, status and iterations (B,).
+
+    ``x0``, ``v0``: anchors (B, n), (B, N) of the corrected phase, or (B, 0). ``target`` (B, sum K):
+    targets of the softmax loads, whose Jacobian is symmetric and so leaves J0^T - J0 as it is.
+    """
+    for b in range(len(x)):
+        correction = np.empty(0)
+        if x0.shape[1] > 0:
+            j0 = small_signal_values(c, v0[b], target[b])
+            correction = np.empty(len(j0))
+            for k in range(len(j0)):
+                correction[k] = j0[c.transpose[k]] - j0[k]
+        status[b], iterations[b] = _solve_sample(
+            c, plan, x[b], v[b], constant[b], correction, x0[b], target[b], limits, max_iterations
+        )
+
+
+@kernel
+def adjoint_batch(c, plan, v, target, load, s, status):  # type: ignore[no-untyped-def]
+    """Solve ``J^T s = -load`` at node voltages v (B, N) for loads (B, n) into s (B, n), status (B,)."""
+    n = load.shape[1]
+    factors = new_factors(plan)
+    work = np.empty(n)
+    for b in range(len(load)):
+        values = small_signal_values(c, v[b], target[b])
+        status[b] = CONVERGED
+        if refactor(plan, values, factors, work) == OK:
+            solve_transposed(plan, factors, load[b], s[b], work)
+        else:
+            found = repivot(plan, values)
+            if found[0] == OK:
+                solve_transposed(found[-2], found[-1], load[b], s[b], work)
+            else:
+                status[b] = SINGULAR
+        for k in range(n):
+            s[b, k] = -s[b, k]

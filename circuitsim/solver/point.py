@@ -1,0 +1,116 @@
+"""What goes into a solve and what comes out: Drive, SolverSettings, OperatingPoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from circuitsim.errors import SpecError
+from circuitsim.netlist import Netlist, Nudge
+from circuitsim.netlist.tables import FloatArray, IntArray
+
+__all__ = ["STATUS", "Drive", "OperatingPoint", "SolverSettings"]
+
+STATUS = (
+    "converged",
+    "the iterations ran out before the residual met the tolerance: raise max_iterations, lower beta, "
+    "or start from a nearby point",
+    "the small-signal matrix is singular: look for a floating node or a loop of ideal amplifiers",
+    "the voltages grew without bound: the circuit has no operating point nearby; lower gains or beta",
+)
+"""What each status code means, and what to try."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SolverSettings:
+    """How to solve. The answer does not depend on it, beyond the tolerances.
+
+    A point is converged when its largest KCL residual is below ``relative_tolerance`` times the
+    largest branch current plus ``absolute_tolerance`` [A], and the last step moved no voltage by more
+    than ``voltage_tolerance`` [V].
+    """
+
+    method: Literal["auto", "general", "layered"] = "auto"
+    precision: Literal["float64", "float32"] = "float64"
+    relative_tolerance: float = 1e-11
+    absolute_tolerance: float = 1e-18
+    voltage_tolerance: float = 1e-10
+    max_iterations: int = 200
+    check: bool = True
+    """Compute the KCL residual, the branch currents and the power by the independent check."""
+    throw: bool = True
+    """Raise ConvergenceError where a sample does not converge; otherwise its status tells."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OperatingPoint:
+    """DC steady state of B samples. ``status`` 0 is converged; see `STATUS`."""
+
+    node_voltage: FloatArray
+    """(B, N) V, ground included."""
+    branch_current: FloatArray
+    """(B, M) A, in the order of ``Netlist.branch_names``; empty if the check was left out."""
+    kcl_residual: FloatArray
+    """(B,) A, the largest over all nodes; NaN if the check was left out."""
+    largest_current: FloatArray
+    """(B,) A, the largest current of any element."""
+    power: FloatArray
+    """(B,) W, dissipated in resistances and diodes."""
+    iterations: IntArray
+    """(B,) Newton steps or sweeps."""
+    status: NDArray[np.int8]
+    """(B,)"""
+    method: str
+    displacement: FloatArray | None = None
+    """(B, N) V from the free point, where a phase was solved for it; free of cancellation."""
+
+    @property
+    def relative_residual(self) -> FloatArray:
+        """(B,) KCL residual over the largest branch current."""
+        return self.kcl_residual / np.maximum(self.largest_current, 1e-300)
+
+    @property
+    def converged(self) -> bool:
+        return not np.any(self.status)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Drive:
+    """Excitation of B samples.
+
+    Without ``anchor``: ``F(x) + nudge = 0``. With it: ``F(x) + (J0^T - J0)(x - x0) + nudge = 0``, x0
+    being the anchor (the corrected phase of physics.md 3).
+    """
+
+    inputs: FloatArray
+    """(B, n_in): what the input ports are driven with."""
+    nudge: Nudge | None = None
+    anchor: OperatingPoint | None = None
+
+    @classmethod
+    def of(cls, netlist: Netlist, inputs: ArrayLike, nudge: Nudge | None = None) -> Drive:
+        """Check input vectors (B, n_in), or one of them (n_in,), against a netlist's ports.
+
+        Raises:
+            SpecError: wrong length, or values that are not finite.
+        """
+        u = np.asarray(inputs, dtype=np.float64)
+        if u.ndim == 1:
+            u = u[None]
+        expected = netlist.inputs.size
+        if u.ndim != 2 or u.shape[1] != expected:
+            raise SpecError(f"an input vector of this network has {expected} values", field="inputs", value=u.shape)
+        bad = np.argwhere(~np.isfinite(u))
+        if len(bad):
+            b, k = (int(x) for x in bad[0])
+            raise SpecError("must be finite", field=f"inputs[{b}, {k}]", value=float(u[b, k]))
+        return cls(inputs=u, nudge=nudge)
+
+    def with_nudge(self, nudge: Nudge | None) -> Drive:
+        return replace(self, nudge=nudge)
+
+    def corrected(self, anchor: OperatingPoint) -> Drive:
+        return replace(self, anchor=anchor)

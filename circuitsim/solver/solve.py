@@ -1,0 +1,273 @@
+"""One way in: a plan for a netlist, and solves on it that report their own residual."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from circuitsim.errors import ConvergenceError, NetlistError
+from circuitsim.netlist import Netlist, Values
+from circuitsim.netlist.tables import FloatArray
+from circuitsim.solver.equations import Equations, drive_residual
+from circuitsim.solver.general import GeneralPlan
+from circuitsim.solver.layered import LayeredPlan, NotLayered
+from circuitsim.solver.point import STATUS, Drive, OperatingPoint, SolverSettings
+
+__all__ = ["Plan", "build_plan", "solve", "solve_transposed"]
+
+_RESCUE_LIMIT = 20_000
+"""Most unknowns for which samples that sweeps leave unconverged go to the general method."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Plan:
+    """What a netlist's structure implies for solving it; made by `build_plan`."""
+
+    netlist: Netlist
+    method: Literal["general", "layered"]
+    """The method that ``auto`` takes."""
+    why_not_layered: str | None
+    _layered: LayeredPlan | None
+
+    @cached_property
+    def general(self) -> GeneralPlan:
+        return GeneralPlan(self.netlist)
+
+    @property
+    def layered(self) -> LayeredPlan:
+        """The layered plan.
+
+        Raises:
+            NetlistError: the netlist is not a network of layers.
+        """
+        if self._layered is None:
+            raise NetlistError(
+                f"the layered method does not fit: {self.why_not_layered}",
+                object=self.netlist.title,
+                remedy="Use method general.",
+            )
+        return self._layered
+
+    def chosen(self, settings: SolverSettings) -> Literal["general", "layered"]:
+        return self.method if settings.method == "auto" else settings.method
+
+
+def build_plan(netlist: Netlist) -> Plan:
+    """Look at the structure once: pick the method, number the unknowns, find the layers."""
+    layered, reason = None, None
+    try:
+        layered = LayeredPlan(netlist)
+    except NotLayered as error:
+        reason = str(error)
+    return Plan(
+        netlist=netlist,
+        method="layered" if layered is not None else "general",
+        why_not_layered=reason,
+        _layered=layered,
+    )
+
+
+def solve(
+    plan: Plan,
+    values: Values,
+    drive: Drive | ArrayLike,
+    settings: SolverSettings = SolverSettings(),
+    *,
+    start: OperatingPoint | None = None,
+) -> OperatingPoint:
+    """Solve ``F(x) = 0`` with the drive's nudge and correction, for B samples.
+
+    Args:
+        plan: from `build_plan`.
+        values: element values, ``netlist.values()`` or a chip's.
+        drive: a `Drive`, or plain inputs (B, n_in) for the free phase.
+        settings: method, precision, tolerances.
+        start: a nearby operating point to start from.
+
+    Raises:
+        ConvergenceError: a sample did not converge and ``settings.throw`` is set.
+    """
+    if not isinstance(drive, Drive):
+        drive = Drive.of(plan.netlist, drive)
+    if plan.chosen(settings) == "layered":
+        point = _solve_layered(plan, values, drive, settings, start)
+    else:
+        point = _solve_general(plan, values, drive, settings, start)
+    if settings.throw and not point.converged:
+        raise _not_converged(plan, point)
+    return point
+
+
+def _solve_general(
+    plan: Plan, values: Values, drive: Drive, settings: SolverSettings, start: OperatingPoint | None
+) -> OperatingPoint:
+    general = plan.general
+    if settings.precision != "float64":
+        raise NetlistError("float32 is for the layered method only", object=plan.netlist.title)
+    equations = Equations(netlist=plan.netlist, values=values)
+    drive = replace(drive, anchor=_with_currents(equations, drive.anchor))
+    result = general.run(values, drive, settings, _with_currents(equations, start))
+    v, i = result.node_voltage, result.branch_current
+    # The currents of sources that left the equations follow from KCL at the nodes that they hold.
+    nodes = general.fixed_nodes
+    node, _, _ = drive_residual(equations, drive, v, i)
+    sign = np.where(plan.netlist.vsource.pos[general.fixing_source[nodes]] == nodes, 1.0, -1.0)
+    i[:, general.fixing_source[nodes]] = -sign * node[:, nodes]
+    return _checked(equations, drive, settings, v, i, result.iterations, result.status, "general")
+
+
+def _solve_layered(
+    plan: Plan, values: Values, drive: Drive, settings: SolverSettings, start: OperatingPoint | None
+) -> OperatingPoint:
+    layered = plan.layered
+    equations = Equations(netlist=plan.netlist, values=values)
+    method = "layered"
+    displacement = None
+    if drive.anchor is None and drive.nudge is None:
+        result = layered.free(values, drive, settings, None if start is None else start.node_voltage)
+    else:
+        base = drive.anchor
+        if base is None:
+            base = start or solve(plan, values, drive.with_nudge(None), settings)
+        result = layered.increments(
+            values,
+            "nudged" if drive.anchor is None else "corrected",
+            base.node_voltage,
+            settings,
+            inputs=drive.inputs,
+            nudge=drive.nudge,
+            residual=drive.anchor is None,
+        )
+        displacement = result.displacement
+    v, iterations, status = result.node_voltage, result.iterations, result.status
+    left = np.flatnonzero(status)
+    if len(left) and settings.method == "auto" and plan.general.n_unknowns <= _RESCUE_LIMIT:
+        # Sweeps need not contract where Newton converges.
+        rescue = _solve_general(
+            plan, values, _rows(drive, left), replace(settings, check=True, precision="float64"), None
+        )
+        v[left], iterations[left], status[left] = rescue.node_voltage, rescue.iterations, rescue.status
+        if displacement is not None and base is not None:
+            displacement[left] = rescue.node_voltage - base.node_voltage[left]
+        method = f"layered, {len(left)} of {len(v)} samples by general"
+    i = np.empty((len(v), 0))
+    if settings.check:
+        i = _layered_currents(equations, drive, v)
+    point = _checked(equations, drive, settings, v, i, iterations, status, method)
+    return replace(point, displacement=displacement)
+
+
+def _layered_currents(equations: Equations, drive: Drive, v: FloatArray) -> FloatArray:
+    return equations.grounded_branch_currents(v)
+
+
+def _with_currents(equations: Equations, point: OperatingPoint | None) -> OperatingPoint | None:
+    if point is None or point.branch_current.shape[1] == equations.n_branches:
+        return point
+    return replace(point, branch_current=equations.grounded_branch_currents(point.node_voltage))
+
+
+def _rows(drive: Drive, index: NDArray[np.int64]) -> Drive:
+    anchor = drive.anchor
+    if anchor is not None:
+        anchor = replace(
+            anchor,
+            node_voltage=anchor.node_voltage[index],
+            branch_current=anchor.branch_current[index],
+        )
+    nudge = None if drive.nudge is None else drive.nudge.rows(index)
+    return replace(drive, inputs=drive.inputs[index], nudge=nudge, anchor=anchor)
+
+
+def _checked(
+    equations: Equations,
+    drive: Drive,
+    settings: SolverSettings,
+    v: FloatArray,
+    i: FloatArray,
+    iterations: NDArray[np.int64],
+    status: NDArray[np.int8],
+    method: str,
+) -> OperatingPoint:
+    unknown = np.full(len(v), np.nan)
+    residual, largest, power = unknown, unknown, unknown
+    if settings.check:
+        drive = replace(drive, anchor=_with_currents(equations, drive.anchor))
+        node, _, largest = drive_residual(equations, drive, v, i)
+        residual = np.abs(node).max(axis=1)
+        power = equations.power(v)
+    for array in (v, i):
+        array.flags.writeable = False
+    return OperatingPoint(
+        node_voltage=v,
+        branch_current=i,
+        kcl_residual=residual,
+        largest_current=largest,
+        power=power,
+        iterations=iterations,
+        status=status,
+        method=method,
+    )
+
+
+def _not_converged(plan: Plan, point: OperatingPoint) -> ConvergenceError:
+    bad = np.flatnonzero(point.status)
+    code = int(point.status[bad[0]])
+    residual = point.kcl_residual[bad[0]]
+    detail = "" if np.isnan(residual) else f", KCL residual {residual:.2e} A"
+    return ConvergenceError(
+        f"{len(bad)} of {len(point.status)} samples did not converge (first: sample {bad[0]}{detail}; "
+        f"{point.method}): {STATUS[code]}",
+        object=plan.netlist.title,
+    )
+
+
+def solve_transposed(
+    plan: Plan,
+    values: Values,
+    point: OperatingPoint,
+    output_current: FloatArray,
+    settings: SolverSettings = SolverSettings(),
+    *,
+    inputs: FloatArray,
+    start: FloatArray | None = None,
+) -> FloatArray:
+    """Return ``s`` (B, N) V with ``J0^T s = -output_current`` at the outputs, J0 at ``point``.
+
+    The response of the adjoint network to ``output_current`` (B, K) A drawn from its outputs.
+
+    Raises:
+        ConvergenceError: the sweeps of the layered method did not settle.
+    """
+    equations = Equations(netlist=plan.netlist, values=values)
+    full = _with_currents(equations, point)
+    assert full is not None
+    if plan.chosen(settings) == "general":
+        return plan.general.transposed(values, full, output_current)
+    result = plan.layered.increments(
+        values,
+        "transposed",
+        point.node_voltage,
+        settings,
+        inputs=inputs,
+        output_current=output_current,
+        start=start,
+    )
+    displacement = result.displacement
+    assert displacement is not None
+    left = np.flatnonzero(result.status)
+    if len(left):
+        if settings.method == "layered" or plan.general.n_unknowns > _RESCUE_LIMIT:
+            raise ConvergenceError(
+                f"{len(left)} of {len(point.status)} transposed solves did not settle: {STATUS[1]}",
+                object=plan.netlist.title,
+            )
+        some = replace(full, node_voltage=full.node_voltage[left], branch_current=full.branch_current[left])
+        displacement[left] = plan.general.transposed(values, some, output_current[left])
+    return displacement
+
+
