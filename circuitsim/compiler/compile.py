@@ -233,7 +233,9 @@ class _Compiler:
         def draw(half: str) -> FloatArray:
             generator = stream(self.seed, "initial", name, half)
             noise = (
-                generator.uniform(-1, 1, shape) if initial.kind == "uniform" else generator.standard_normal(shape)
+                generator.uniform(-1, 1, shape)
+                if initial.kind == "uniform"
+                else generator.standard_normal(shape)
             )
             fraction = np.clip(initial.center + initial.spread * noise, 0, 1)
             return window.min + fraction * (window.max - window.min)

@@ -75,7 +75,9 @@ def corrected_netlist(netlist: Netlist, voltage: FloatArray, current: FloatArray
         if row in sensed:
             end = writer.internal(f"{label}.tail")
         tail.append(end)
-        builder.add("vsource", label, name[netlist.vsource.pos[row]], end, voltage=netlist.vsource.voltage[row])
+        builder.add(
+            "vsource", label, name[netlist.vsource.pos[row]], end, voltage=netlist.vsource.voltage[row]
+        )
 
     t = netlist.vccs
     for row, label in enumerate(t.name):
@@ -130,7 +132,9 @@ def corrected_netlist(netlist: Netlist, voltage: FloatArray, current: FloatArray
         a = float(buffer_gain(v_p, **parameters))
         pos, neg = name[b.pos[row]], name[b.neg[row]]
         if np.isinf(b.saturation[row]):
-            builder.add("vsource", f"{label}.held", pos, neg, voltage=float(buffer_voltage(v_p, **parameters)))
+            builder.add(
+                "vsource", f"{label}.held", pos, neg, voltage=float(buffer_voltage(v_p, **parameters))
+            )
         else:
             top, low = writer.internal(f"{label}.top"), writer.internal(f"{label}.low")
             builder.add("buffer", label, pos, top, *p, **parameters)
@@ -274,5 +278,3 @@ def _require_flat(netlist: Netlist) -> None:
         raise NetlistError(
             "needs a flat netlist", object=netlist.title, remedy="Call flatten(netlist).netlist first."
         )
-
-

@@ -76,7 +76,9 @@ def netlist_document(netlist: Netlist) -> dict[str, Any]:
             "gain": netlist.inputs.gain.tolist(),
         }
     if len(netlist.outputs.pos):
-        document["outputs"] = {side: [name[k] for k in getattr(netlist.outputs, side)] for side in ("pos", "neg")}
+        document["outputs"] = {
+            side: [name[k] for k in getattr(netlist.outputs, side)] for side in ("pos", "neg")
+        }
     if netlist.groups:
         document["groups"] = {group: [name[k] for k in nodes] for group, nodes in netlist.groups.items()}
     return document
@@ -85,7 +87,9 @@ def netlist_document(netlist: Netlist) -> dict[str, Any]:
 def write_netlist(netlist: Netlist, path: Path) -> None:
     """Write a netlist as YAML; `read_netlist` gives back a circuit with the same digest."""
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-    text = yaml.dump(netlist_document(netlist), Dumper=dumper, sort_keys=False, default_flow_style=None, width=110)
+    text = yaml.dump(
+        netlist_document(netlist), Dumper=dumper, sort_keys=False, default_flow_style=None, width=110
+    )
     try:
         path.write_text(text)
     except OSError as error:
@@ -119,7 +123,9 @@ def parse_netlist(document: object, *, file: Path | None = None) -> Netlist:
     known = {"format", "title", "nodes", "elements", "inputs", "outputs", "groups", *_BLOCKS}
     for key in document:
         if key not in known:
-            raise NetlistError("unknown key", file=file, field=str(key), remedy=f"Known: {', '.join(sorted(known))}.")
+            raise NetlistError(
+                "unknown key", file=file, field=str(key), remedy=f"Known: {', '.join(sorted(known))}."
+            )
     where = "document"
     try:
         builder = NetlistBuilder(str(document.get("title", "circuit")))
@@ -136,7 +142,10 @@ def parse_netlist(document: object, *, file: Path | None = None) -> Netlist:
                 cells = rows[column.name]
                 if len(cells) != len(labels):
                     raise NetlistError(
-                        f"has {len(cells)} entries for {len(labels)} names", file=file, object=where, field=column.name
+                        f"has {len(cells)} entries for {len(labels)} names",
+                        file=file,
+                        object=where,
+                        field=column.name,
                     )
                 role = column.metadata["role"]
                 if role == "node":
@@ -147,7 +156,9 @@ def parse_netlist(document: object, *, file: Path | None = None) -> Netlist:
                     columns[column.name] = np.array(cells, dtype=np.float64)
             builder.add_rows(table.kind, labels, **columns)
         for key, (block_type, nodes, arrays, scalars) in _BLOCKS.items():
-            add = getattr(builder, {"crossbars": "crossbar", "banks": "bank", "senses": "sense", "loads": "load"}[key])
+            add = getattr(
+                builder, {"crossbars": "crossbar", "banks": "bank", "senses": "sense", "loads": "load"}[key]
+            )
             for number, item in enumerate(document.get(key, ())):
                 where = f"{key}[{number}]"
                 fields: dict[str, Any] = {"name": str(item["name"])}
@@ -178,5 +189,3 @@ def parse_netlist(document: object, *, file: Path | None = None) -> Netlist:
     except NetlistError as error:
         raise NetlistError(str(error), file=file) from error
     return netlist
-
-

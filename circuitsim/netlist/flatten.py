@@ -155,7 +155,9 @@ def flatten(netlist: Netlist) -> Flat:
         size = len(sense.bit)
         label = _label(sense.name)
         row = sources.add((size, label), pos=sense.bit, neg=np.full(size, GROUND))
-        feedback.add((size, label), pos=sense.output, neg=np.full(size, GROUND), control=row + np.arange(size))
+        feedback.add(
+            (size, label), pos=sense.output, neg=np.full(size, GROUND), control=row + np.arange(size)
+        )
         where += [("vsource", row + k) for k in range(size)]
 
     nothing = np.empty(0, np.int64)

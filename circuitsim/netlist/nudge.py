@@ -75,7 +75,9 @@ def nudged_netlist(netlist: Netlist, nudge: Nudge, sample: int = 0) -> Netlist:
     labels = [f"nudge.{k}" for k in range(size)]
     targets = builder.nodes(f"nudge.target[{k}]" for k in range(size))
     # The target source hangs from the output's other side, so that the drop is y - target.
-    builder.add_rows("vsource", [f"nudge.target.{k}" for k in range(size)], pos=targets, neg=ports.neg, voltage=target)
+    builder.add_rows(
+        "vsource", [f"nudge.target.{k}" for k in range(size)], pos=targets, neg=ports.neg, voltage=target
+    )
     if g > 0:
         builder.add_rows("resistor", labels, pos=ports.pos, neg=targets, conductance=g)
     else:
@@ -89,5 +91,3 @@ def nudged_netlist(netlist: Netlist, nudge: Nudge, sample: int = 0) -> Netlist:
             transconductance=g,
         )
     return builder.build_like(netlist)
-
-

@@ -54,9 +54,12 @@ def _ranges(netlist: Netlist) -> list[NetlistError]:
     problems = []
     columns: list[tuple[str, str, IntArray, int]] = []
     for table in netlist.tables():
-        columns += [(table.kind, c.name, getattr(table, c.name), netlist.n_nodes) for c in table.columns("node")]
         columns += [
-            (table.kind, c.name, getattr(table, c.name), len(netlist.vsource)) for c in table.columns("source")
+            (table.kind, c.name, getattr(table, c.name), netlist.n_nodes) for c in table.columns("node")
+        ]
+        columns += [
+            (table.kind, c.name, getattr(table, c.name), len(netlist.vsource))
+            for c in table.columns("source")
         ]
     for block in (*netlist.crossbars, *netlist.banks, *netlist.senses, *netlist.loads):
         for name in ("word_pos", "word_neg", "bit", "control", "out_pos", "out_neg", "output", "pos", "neg"):
@@ -140,7 +143,9 @@ def voltage_edges(netlist: Netlist) -> list[tuple[str, int, int]]:
     """Return (name, pos, neg) of every voltage-defined branch, in branch order."""
     edges: list[tuple[str, int, int]] = []
     for table in (netlist.vsource, netlist.vcvs, netlist.ccvs, netlist.buffer):
-        edges += zip((f"{table.kind} {n}" for n in table.name), table.pos.tolist(), table.neg.tolist(), strict=True)
+        edges += zip(
+            (f"{table.kind} {n}" for n in table.name), table.pos.tolist(), table.neg.tolist(), strict=True
+        )
     for bank in netlist.banks:
         for nodes in (bank.out_pos, bank.out_neg):
             if nodes is not None:
@@ -201,7 +206,9 @@ def _floating(netlist: Netlist) -> list[NetlistError]:
     names = [netlist.node_names[node] for node in range(netlist.n_nodes) if forest.find(node) != root]
     if not names:
         return []
-    shown = ", ".join(names[:_MOST_SHOWN]) + (f" and {len(names) - _MOST_SHOWN} more" if len(names) > _MOST_SHOWN else "")
+    shown = ", ".join(names[:_MOST_SHOWN]) + (
+        f" and {len(names) - _MOST_SHOWN} more" if len(names) > _MOST_SHOWN else ""
+    )
     return [
         NetlistError(
             f"no path for direct current to ground from node {shown}",

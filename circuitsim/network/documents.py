@@ -26,7 +26,9 @@ def _quantity(value: object) -> float:
         raise ValueError(f"{error.rule}{hint}") from None
 
 
-_SCHEMA = {"anyOf": [{"type": "number"}, {"type": "string", "description": "with a SPICE suffix: 10k, 2meg, 1u"}]}
+_SCHEMA = {
+    "anyOf": [{"type": "number"}, {"type": "string", "description": "with a SPICE suffix: 10k, 2meg, 1u"}]
+}
 Quantity = Annotated[float, BeforeValidator(_quantity), WithJsonSchema(_SCHEMA)]
 """A float in SI units, or text with a SPICE suffix."""
 Positive = Annotated[float, Field(gt=0), BeforeValidator(_quantity), WithJsonSchema(_SCHEMA)]
@@ -68,7 +70,9 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, str) and key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} is given twice", key_node.start_mark
+                )
             if isinstance(key, str):
                 seen.add(key)
         return super().construct_mapping(node, deep)
@@ -96,7 +100,9 @@ def _problem(model: type[BaseModel], item: Any, file: object) -> SpecError:
     if kind == "extra_forbidden":
         close = difflib.get_close_matches(path[-1], keys, n=1)
         meant = f"Did you mean `{close[0]}`? " if close else ""
-        return SpecError("unknown key", file=file, field=field, remedy=f"{meant}Known keys: {', '.join(sorted(keys))}.")
+        return SpecError(
+            "unknown key", file=file, field=field, remedy=f"{meant}Known keys: {', '.join(sorted(keys))}."
+        )
     if kind == "missing":
         return SpecError("is required", file=file, field=field)
     if kind == "value_error" and isinstance(item.get("ctx", {}).get("error"), SpecError):
@@ -119,7 +125,11 @@ def _walk(model: type[BaseModel], path: list[Any]) -> tuple[list[str], set[int]]
     for place, part in enumerate(path[:-1]):
         models = _models(current)
         if isinstance(part, str) and not any(part in m.model_fields or part in _aliases(m) for m in models):
-            tagged = [m for m in models if "kind" in m.model_fields and part in get_args(m.model_fields["kind"].annotation)]
+            tagged = [
+                m
+                for m in models
+                if "kind" in m.model_fields and part in get_args(m.model_fields["kind"].annotation)
+            ]
             if tagged:
                 tags.add(place)
                 current = tagged[0]

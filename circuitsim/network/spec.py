@@ -287,7 +287,9 @@ def _problems(spec: NetworkSpec) -> list[SpecError]:
             shape = (_lines(spec, synapse), spec.layers[synapse.target].size)
             rows = {len(row) for row in mask}
             if len(mask) != shape[0] or rows != {shape[1]}:
-                problem(f"must be {shape[0]} rows of {shape[1]}", f"{where}.connectivity.mask", (len(mask), *rows))
+                problem(
+                    f"must be {shape[0]} rows of {shape[1]}", f"{where}.connectivity.mask", (len(mask), *rows)
+                )
     return problems
 
 

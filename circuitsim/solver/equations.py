@@ -66,7 +66,12 @@ class Equations:
         if i.shape[1]:
             largest = np.maximum(largest, np.abs(i).max(axis=1))
         if len(n.isource):
-            _leave(node, n.isource.pos, n.isource.neg, np.broadcast_to(t["isource"]["current"], (len(v), len(n.isource))))
+            _leave(
+                node,
+                n.isource.pos,
+                n.isource.neg,
+                np.broadcast_to(t["isource"]["current"], (len(v), len(n.isource))),
+            )
         self._linear_sources(node, branch, v, i)
         k = slice(0, len(n.vsource))
         branch[:, k] -= source_voltage
@@ -77,9 +82,7 @@ class Equations:
             branch[:, k] -= buffer_voltage(_drop(v, b.control_pos, b.control_neg), **p)
         for bank in n.banks:
             values = self.values.banks[bank.name]
-            out = buffer_voltage(
-                v[:, bank.control], values["gain"], values["saturation"], values["offset"]
-            )
+            out = buffer_voltage(v[:, bank.control], values["gain"], values["saturation"], values["offset"])
             self._bank(node, branch, v, i, bank.name, out, values["back_gain"])
         for load in n.loads:
             y = v[:, load.pos] - v[:, load.neg]

@@ -117,7 +117,12 @@ class GeneralPlan:
         n_nodes = n.n_nodes
         r, g = n.resistor, n.vccs
         index = offset[1] + np.arange(len(r))
-        for a, b, sign in ((r.pos, r.pos, 1.0), (r.pos, r.neg, -1.0), (r.neg, r.pos, -1.0), (r.neg, r.neg, 1.0)):
+        for a, b, sign in (
+            (r.pos, r.pos, 1.0),
+            (r.pos, r.neg, -1.0),
+            (r.neg, r.pos, -1.0),
+            (r.neg, r.neg, 1.0),
+        ):
             stamp(a, b, index, sign)
         index = offset[2] + np.arange(len(g))
         for a, s in ((g.pos, 1.0), (g.neg, -1.0)):
@@ -303,14 +308,20 @@ class GeneralPlan:
         if 0 <= column < len(self.free_nodes):
             return f"node {n.node_names[self.free_nodes[column]]}"
         k = column - len(self.free_nodes)
-        return f"branch {n.branch_names[self.free_branches[k]]}" if 0 <= k < len(self.free_branches) else "an unknown"
+        return (
+            f"branch {n.branch_names[self.free_branches[k]]}"
+            if 0 <= k < len(self.free_branches)
+            else "an unknown"
+        )
 
     def _known_voltages(self, source: FloatArray) -> FloatArray:
         v = np.zeros((len(source), self.flat.netlist.n_nodes))
         v[:, self.fixed_nodes] = source[:, self._fixed_row] * self._fixed_sign
         return v
 
-    def _constant(self, v: FloatArray, source: FloatArray, tied: FloatArray, values: Values, nudge: Any) -> FloatArray:
+    def _constant(
+        self, v: FloatArray, source: FloatArray, tied: FloatArray, values: Values, nudge: Any
+    ) -> FloatArray:
         n = self.flat.netlist
         constant = np.zeros((len(v), len(self.is_node)))
         known = v[:, self.fixed_nodes]

@@ -22,33 +22,18 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from circuitsim.netlist import GROUND, Crossbar, Netlist, Nudge, Values
+from circuitsim.netlist import GROUND, Netlist, Nudge, Values
 from circuitsim.netlist.models import diode_conductance, diode_current, softmax
 from circuitsim.netlist.tables import FloatArray, IntArray
 from circuitsim.solver.kernels.nodes import solve_increments, solve_nodes
+from circuitsim.solver.layers import Layers
+from circuitsim.solver.mixing import Anderson
 from circuitsim.solver.point import Drive, SolverSettings
 
-__all__ = ["LayeredPlan", "NotLayered"]
+__all__ = ["LayeredPlan", "LayeredResult"]
 
 Phase = Literal["nudged", "corrected", "transposed"]
 Array = NDArray[Any]
-
-
-class NotLayered(Exception):
-    """Why a netlist is not a network of layers."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Link:
-    """One crossbar between layers: its word lines are known, a bank's outputs, or a layer itself."""
-
-    crossbar: Crossbar
-    source: Literal["known", "bank", "layer"]
-    index: int
-    """Bank or layer number of the word lines; -1 where they are known."""
-    target: int
-    sense: int
-    """Number of the virtual ground that takes the bit lines; -1 where they are the nodes themselves."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -106,7 +91,7 @@ class _Sweeps:
 
 
 class LayeredPlan:
-    """The layers, banks and links of a netlist.
+    """A netlist's layers, and the sweeps over them.
 
     Raises:
         NotLayered: with the element that does not fit.
@@ -116,159 +101,10 @@ class LayeredPlan:
 
     def __init__(self, netlist: Netlist) -> None:
         self.netlist = netlist
+        self.structure = Layers(netlist)
+        self.layers = self.structure.layers
+        self.links = self.structure.links
         self._weights: dict[Any, _Weights] = {}
-        self._classify_nodes()
-        self._find_layers()
-        self._find_links()
-        self._sort()
-
-    # Structure -----------------------------------------------------------------------------------
-
-    def _classify_nodes(self) -> None:
-        n = self.netlist
-        for table in (n.vccs, n.vcvs, n.cccs, n.ccvs, n.buffer):
-            if len(table):
-                raise NotLayered(f"{table.kind} {table.name[0]} is outside a block")
-        if n.loads:
-            raise NotLayered(f"load {n.loads[0].name} couples nodes of a layer")
-        known = np.zeros(n.n_nodes, dtype=np.bool_)
-        known[GROUND] = True
-        self._known_sign = np.ones(len(n.vsource))
-        self._known_node = np.zeros(len(n.vsource), dtype=np.int64)
-        for row in range(len(n.vsource)):
-            pos, neg = int(n.vsource.pos[row]), int(n.vsource.neg[row])
-            if neg != GROUND or known[pos]:
-                raise NotLayered(f"voltage source {n.vsource.name[row]} is not from a node of its own to ground")
-            known[pos] = True
-            self._known_node[row] = pos
-        self._known = known
-        self._driven_by_input = np.zeros(n.n_nodes, dtype=np.bool_)
-        self._driven_by_input[self._known_node[n.inputs.source]] = True
-        bank_of = np.full(n.n_nodes, -1)
-        for index, bank in enumerate(n.banks):
-            for outputs in (bank.out_pos, bank.out_neg):
-                if outputs is not None:
-                    if known[outputs].any() or (bank_of[outputs] >= 0).any() or len(set(outputs)) < len(outputs):
-                        raise NotLayered(f"an output of bank {bank.name} is driven twice")
-                    bank_of[outputs] = index
-        sense_of = np.full(n.n_nodes, -1)
-        for index, sense in enumerate(n.senses):
-            if known[sense.bit].any() or (bank_of[sense.bit] >= 0).any():
-                raise NotLayered(f"a virtual ground of {sense.name} is driven twice")
-            sense_of[sense.bit] = index
-        self._bank_of, self._sense_of = bank_of, sense_of
-        self._state = ~known & (bank_of < 0) & (sense_of < 0)
-        for table in (n.resistor, n.diode, n.isource):
-            if not len(table):
-                continue
-            free = ~known[table.pos] & ~known[table.neg]
-            odd = free | (~known[table.pos] & ~self._state[table.pos])
-            odd |= ~known[table.neg] & ~self._state[table.neg]
-            if odd.any():
-                row = int(np.flatnonzero(odd)[0])
-                raise NotLayered(f"{table.kind} {table.name[row]} joins two nodes that are not known")
-        d = n.diode
-        if self._driven_by_input[d.pos].any() or self._driven_by_input[d.neg].any():
-            raise NotLayered("a diode clamps to an input")
-
-    def _find_layers(self) -> None:
-        n = self.netlist
-        layer_of = np.full(n.n_nodes, -1)
-        layers: list[IntArray] = []
-        candidates = [bank.control for bank in n.banks] + [sense.output for sense in n.senses]
-        for crossbar in n.crossbars:
-            candidates += [a for a in (crossbar.word_pos, crossbar.word_neg, crossbar.bit) if a is not None]
-        for nodes in candidates:
-            if len(nodes) == 0 or not self._state[nodes].any():
-                continue
-            if not self._state[nodes].all():
-                raise NotLayered("a block mixes free and driven nodes")
-            first = layer_of[nodes[0]]
-            if first >= 0 and np.array_equal(layers[first], nodes):
-                continue
-            if (layer_of[nodes] >= 0).any() or len(set(nodes.tolist())) < len(nodes):
-                raise NotLayered(f"two blocks share some nodes of {n.node_names[nodes[0]]} but not all")
-            layer_of[nodes] = len(layers)
-            layers.append(nodes)
-        rest = np.flatnonzero(self._state & (layer_of < 0))
-        if len(rest):
-            layer_of[rest] = len(layers)
-            layers.append(rest)
-        if not layers:
-            raise NotLayered("no node is free")
-        self.layers = layers
-        self._layer_of = layer_of
-        self._place = np.zeros(n.n_nodes, dtype=np.int64)
-        for nodes in layers:
-            self._place[nodes] = np.arange(len(nodes))
-        self._bank_layer = [int(layer_of[bank.control[0]]) for bank in n.banks]
-        self._sense_layer = [int(layer_of[sense.output[0]]) for sense in n.senses]
-        ports = n.outputs
-        self._output_layer = -1
-        if len(ports.pos):
-            owners = {int(layer_of[node]) for node in ports.pos} | {
-                int(layer_of[node]) for node in ports.neg if node != GROUND
-            }
-            if len(owners) != 1 or -1 in owners or (np.any(ports.neg == GROUND) and np.any(ports.neg != GROUND)):
-                raise NotLayered("the outputs are not nodes of one layer")
-            self._output_layer = owners.pop()
-            self._y_pos = self._place[ports.pos]
-            self._y_neg = self._place[ports.neg] if np.all(ports.neg != GROUND) else None
-
-    def _find_links(self) -> None:
-        n = self.netlist
-        self.links: list[_Link] = []
-        for crossbar in n.crossbars:
-            words, minus, bit = crossbar.word_pos, crossbar.word_neg, crossbar.bit
-            sense = int(self._sense_of[bit[0]])
-            if sense >= 0:
-                if not np.array_equal(n.senses[sense].bit, bit):
-                    raise NotLayered(f"crossbar {crossbar.name} shares a virtual ground only in part")
-                target = self._sense_layer[sense]
-            else:
-                target = int(self._layer_of[bit[0]])
-            if target < 0:
-                raise NotLayered(f"crossbar {crossbar.name} reads driven nodes")
-            source: Literal["known", "bank", "layer"]
-            if self._known[words].all() and (minus is None or self._known[minus].all()):
-                source, index = "known", -1
-            elif self._bank_of[words[0]] >= 0:
-                source, index = "bank", int(self._bank_of[words[0]])
-                bank = n.banks[index]
-                fits = np.array_equal(bank.out_pos, words)
-                fits &= minus is None or (bank.out_neg is not None and np.array_equal(bank.out_neg, minus))
-                if not fits:
-                    raise NotLayered(f"crossbar {crossbar.name} takes only part of bank {bank.name}")
-            elif self._layer_of[words[0]] >= 0 and minus is None and sense < 0:
-                source, index = "layer", int(self._layer_of[words[0]])
-            else:
-                raise NotLayered(f"crossbar {crossbar.name} has word lines of two kinds")
-            self.links.append(_Link(crossbar=crossbar, source=source, index=index, target=target, sense=sense))
-        for index, bank in enumerate(n.banks):
-            if not bank.one_way and np.isfinite(bank.saturation).any():
-                raise NotLayered(f"bank {bank.name} saturates and feeds back")
-            if any(link.source == "layer" and self._bank_layer[index] < 0 for link in self.links):
-                raise NotLayered(f"bank {bank.name} is controlled by a driven node")
-
-    def _edges(self, *, swapped: bool) -> set[tuple[int, int]]:
-        """Return (from, to) between layers: in the free phase, or in the corrected and transposed ones."""
-        edges = set()
-        for link in self.links:
-            if link.source == "layer":
-                edges |= {(link.index, link.target), (link.target, link.index)}
-            elif link.source == "bank":
-                a, b = self._bank_layer[link.index], link.target
-                two_way = not self.netlist.banks[link.index].one_way
-                if swapped or two_way:
-                    edges.add((b, a))
-                if not swapped or two_way:
-                    edges.add((a, b))
-        return edges
-
-    def _sort(self) -> None:
-        count = len(self.layers)
-        self.order, self.feedforward = _topological(count, self._edges(swapped=False))
-        self.order_back, self.feedforward_back = _topological(count, self._edges(swapped=True))
 
     # Values --------------------------------------------------------------------------------------
 
@@ -282,9 +118,9 @@ class LayeredPlan:
         r = n.resistor
         conductance = values.tables["resistor"]["conductance"]
         for nodes in (r.pos, r.neg):
-            free = self._state[nodes]
+            free = self.structure.is_free[nodes]
             for node, g in zip(nodes[free], conductance[free], strict=True):
-                load[self._layer_of[node]][self._place[node]] += g
+                load[self.structure.layer_of[node]][self.structure.place[node]] += g
         signed, word_sum = [], []
         for link in self.links:
             g_plus, g_minus = values.crossbars[link.crossbar.name]
@@ -316,12 +152,14 @@ class LayeredPlan:
     def _layer_diodes(self, layer: int, values: Values) -> tuple[Array, Array, Array, Array, Array] | None:
         d, t = self.netlist.diode, values.tables["diode"]
         fixed = np.zeros(self.netlist.n_nodes)
-        fixed[self._known_node] = values.tables["vsource"]["voltage"]
+        fixed[self.structure.known_node] = values.tables["vsource"]["voltage"]
         rows: list[list[tuple[float, float, float, float, float]]] = [[] for _ in self.layers[layer]]
         for near, far, sign in ((d.pos, d.neg, 1.0), (d.neg, d.pos, -1.0)):
-            for k in np.flatnonzero(self._state[near] & (self._layer_of[near] == layer)):
-                parameters = (t[c][k] for c in ("saturation_current", "slope_voltage", "parallel_conductance"))
-                rows[self._place[near[k]]].append((sign, fixed[far[k]], *parameters))
+            for k in np.flatnonzero(self.structure.is_free[near] & (self.structure.layer_of[near] == layer)):
+                parameters = (
+                    t[c][k] for c in ("saturation_current", "slope_voltage", "parallel_conductance")
+                )
+                rows[self.structure.place[near[k]]].append((sign, fixed[far[k]], *parameters))
         most = max(len(row) for row in rows)
         if most == 0:
             return None
@@ -336,41 +174,50 @@ class LayeredPlan:
     ) -> LayeredResult:
         """Solve the free phase of B samples, from node voltages ``start`` (B, N) if given."""
         w = self.weights(values, settings.precision)
-        known = self._known_voltages(values, drive.inputs).astype(w.dtype)
-        constant = self._constant_currents(w, known)
+        known = self.known_voltages(values, drive.inputs).astype(w.dtype)
+        constant = self.constant_currents(w, known)
         state = [
             np.zeros((len(known), len(nodes)), dtype=w.dtype)
             if start is None
             else np.ascontiguousarray(start[:, nodes], dtype=w.dtype)
             for nodes in self.layers
         ]
-        conductance = [np.broadcast_to(load, x.shape) for load, x in zip(self._free_loads(w), state, strict=True)]
+        conductance = [
+            np.broadcast_to(load, x.shape) for load, x in zip(self._free_loads(w), state, strict=True)
+        ]
         sweeps = _Sweeps(len(known))
 
         def update(layer: int) -> Array:
-            current = constant[layer] + self._incoming(w, layer, state)
-            return self._solve_layer(w, layer, conductance[layer], current, state[layer])
+            current = constant[layer] + self.incoming(w, layer, state)
+            return self.settle(w, layer, conductance[layer], current, state[layer])
 
-        self._sweep(self.order, self.feedforward, update, state, conductance, sweeps, settings)
-        return self._free_result(w, known, state, sweeps)
+        self._sweep(
+            self.structure.order, self.structure.feedforward, update, state, conductance, sweeps, settings
+        )
+        return LayeredResult(
+            node_voltage=self.full_voltage(w, known, state),
+            displacement=None,
+            iterations=sweeps.iterations,
+            status=sweeps.status,
+        )
 
     def _free_loads(self, w: _Weights) -> list[Array]:
         loads = list(w.load)
         for number, link in enumerate(self.links):
             if link.source == "bank":
-                layer = self._bank_layer[link.index]
+                layer = self.structure.bank_layer[link.index]
                 feedback = w.back[link.index] * w.gain[link.index] * w.word_sum[number]
                 if np.any(feedback):
                     loads[layer] = loads[layer] + feedback
         return loads
 
-    def _incoming(self, w: _Weights, layer: int, state: list[Array]) -> Array:
+    def incoming(self, w: _Weights, layer: int, state: list[Array]) -> Array:
         """Return the current (B, n) that other layers send into this one in the free phase."""
         total = np.zeros_like(state[layer])
         for number, link in enumerate(self.links):
             signed = w.signed[number]
             if link.source == "bank":
-                source = self._bank_layer[link.index]
+                source = self.structure.bank_layer[link.index]
                 back = w.back[link.index]
                 if link.target == layer:
                     current = self._output(w, link.index, state[source]) @ signed
@@ -386,7 +233,7 @@ class LayeredPlan:
                     total += state[link.target] @ signed.T
         return total
 
-    def _solve_layer(self, w: _Weights, layer: int, a: Array, current: Array, old: Array) -> Array:
+    def settle(self, w: _Weights, layer: int, a: Array, current: Array, old: Array) -> Array:
         diodes = w.diodes[layer]
         if diodes is None:
             return current / a
@@ -413,10 +260,10 @@ class LayeredPlan:
         ``residual`` adds what is left of the free phase's equations at ``free_voltage``.
         """
         w = self.weights(values, settings.precision)
-        known = self._known_voltages(values, inputs).astype(w.dtype)
+        known = self.known_voltages(values, inputs).astype(w.dtype)
         v0 = [np.ascontiguousarray(free_voltage[:, nodes], dtype=w.dtype) for nodes in self.layers]
         batch = len(known)
-        slopes = [self._slope(w, bank, v0[self._bank_layer[bank]]) for bank in range(len(self.netlist.banks))]
+        slopes = self.bank_slopes(w, v0)
         back: list[Array] = list(slopes) if phase != "nudged" else [np.asarray(b) for b in w.back]
         state = [
             np.zeros((batch, len(nodes)), dtype=w.dtype)
@@ -430,18 +277,22 @@ class LayeredPlan:
         for number, link in enumerate(self.links):
             # What the bank passes forward linearly: B D or a D, read back through its own back gain.
             if link.source == "bank" and np.any(w.back[link.index]):
-                layer = self._bank_layer[link.index]
+                layer = self.structure.bank_layer[link.index]
                 loop = w.back[link.index] * slopes[link.index] * w.word_sum[number]
                 conductance[layer] = conductance[layer] + loop
         constant = [np.zeros_like(x) for x in state]
         if residual:
             for layer, current in enumerate(self._free_residual(w, known, v0)):
                 constant[layer] -= current
-        y0 = self._read(v0[self._output_layer]) if self._output_layer >= 0 else None
+        y0 = self.read(v0[self.structure.output_layer]) if self.structure.output_layer >= 0 else None
         if output_current is not None:
-            constant[self._output_layer] -= self._spread(output_current.astype(w.dtype), v0[self._output_layer])
+            constant[self.structure.output_layer] -= self.spread(
+                output_current.astype(w.dtype), v0[self.structure.output_layer]
+            )
         small_signal = phase == "transposed"
-        linear_diodes = [self._diode_slopes(w, layer, v0[layer]) if small_signal else None for layer in range(len(v0))]
+        linear_diodes = [
+            self.diode_slopes(w, layer, v0[layer]) if small_signal else None for layer in range(len(v0))
+        ]
         sweeps = _Sweeps(batch)
 
         def update(layer: int) -> Array:
@@ -457,9 +308,11 @@ class LayeredPlan:
                     continue
                 if link.source != "bank":
                     continue
-                source = self._bank_layer[link.index]
+                source = self.structure.bank_layer[link.index]
                 if link.target == layer and not (link.sense >= 0 and phase != "nudged"):
-                    passed = self._forward(w, phase, link.index, v0[source], state[source], slopes[link.index])
+                    passed = self._forward(
+                        w, phase, link.index, v0[source], state[source], slopes[link.index]
+                    )
                     if passed is not None:
                         sent = passed @ signed
                         current += sent if link.sense < 0 else w.sense[link.sense] * sent
@@ -473,12 +326,14 @@ class LayeredPlan:
                         current += gain * (bit @ signed.T)
                     if phase == "corrected" and np.isfinite(w.saturation[link.index]).any():
                         # Second-order curvature of the held bank: linearised where it stands.
-                        bend, tilt = self._curvature(w, link.index, v0[source], state[source], slopes[link.index])
+                        bend, tilt = self._curvature(
+                            w, link.index, v0[source], state[source], slopes[link.index]
+                        )
                         load = gain * w.word_sum[number]
                         h = np.maximum(load * tilt, -0.5 * a)
                         current += h * state[layer] - load * bend
                         a = a + h
-            if layer == self._output_layer and nudge is not None and y0 is not None:
+            if layer == self.structure.output_layer and nudge is not None and y0 is not None:
                 pull, stiffness = self._nudge_current(nudge, y0, state[layer])
                 current += stiffness * state[layer] - pull
                 a = a + stiffness
@@ -491,10 +346,16 @@ class LayeredPlan:
             solve_increments(a, current, v0[layer], *diodes, new)
             return new
 
-        once = self.feedforward_back and phase == "transposed"
-        order = self.order if phase == "nudged" else self.order_back
+        once = self.structure.feedforward_back and phase == "transposed"
+        order = self.structure.order if phase == "nudged" else self.structure.order_back
         self._sweep(order, once, update, state, conductance, sweeps, settings)
-        return self._moved_result(w, phase, free_voltage, v0, slopes, state, sweeps)
+        moved = self.full_displacement(w, phase, v0, slopes, state)
+        return LayeredResult(
+            node_voltage=free_voltage + moved,
+            displacement=moved,
+            iterations=sweeps.iterations,
+            status=sweeps.status,
+        )
 
     def _sweep(
         self,
@@ -509,7 +370,7 @@ class LayeredPlan:
         single = state[0].dtype == np.float32
         step_tolerance = 0.1 * settings.voltage_tolerance
         relative = max(settings.relative_tolerance, 2e-6 if single else 0.0)
-        mixer = _Anderson()
+        mixer = Anderson()
         for sweep in range(1, settings.max_iterations + 1):
             batch = len(state[0])
             moved, largest = np.zeros(batch), np.zeros(batch)
@@ -539,7 +400,9 @@ class LayeredPlan:
                 return
             mixer.mix(before, state, sweeps.done)
 
-    def _forward(self, w: _Weights, phase: Phase, bank: int, v0: Array, d: Array, slope: Array) -> Array | None:
+    def _forward(
+        self, w: _Weights, phase: Phase, bank: int, v0: Array, d: Array, slope: Array
+    ) -> Array | None:
         """Return the change of a bank's output (B, n), or None where it is held."""
         back = w.back[bank]
         two_way = bool(np.any(back))
@@ -582,7 +445,7 @@ class LayeredPlan:
         """Return f(v0 + d) - f(v0) - a d and its derivative."""
         return self._change(w, bank, v0, d) - slope * d, self._slope(w, bank, v0 + d) - slope
 
-    def _diode_slopes(self, w: _Weights, layer: int, v0: Array) -> Array | float:
+    def diode_slopes(self, w: _Weights, layer: int, v0: Array) -> Array | float:
         diodes = w.diodes[layer]
         if diodes is None:
             return 0.0
@@ -592,7 +455,7 @@ class LayeredPlan:
 
     def _nudge_current(self, nudge: Nudge, y0: Array, d: Array) -> tuple[Array, Array]:
         """Return the nudge's current (B, n) that leaves each node, and its own derivative there."""
-        dy = self._read(d)
+        dy = self.read(d)
         y = y0 + dy
         if nudge.kind == "quadratic":
             g = nudge.beta * nudge.conductance
@@ -603,30 +466,30 @@ class LayeredPlan:
             current = nudge.amplitude * (p - nudge.target)
             stiffness = nudge.amplitude / nudge.scale * p * (1 - p)
         out = np.zeros_like(d)
-        out[:, self._y_pos] = stiffness
-        if self._y_neg is not None:
-            out[:, self._y_neg] = stiffness
-        return self._spread(current.astype(d.dtype), d), out
+        out[:, self.structure.y_pos] = stiffness
+        if self.structure.y_neg is not None:
+            out[:, self.structure.y_neg] = stiffness
+        return self.spread(current.astype(d.dtype), d), out
 
-    def _read(self, layer_voltage: Array) -> Array:
-        y = layer_voltage[:, self._y_pos]
-        return y if self._y_neg is None else y - layer_voltage[:, self._y_neg]
+    def read(self, layer_voltage: Array) -> Array:
+        y = layer_voltage[:, self.structure.y_pos]
+        return y if self.structure.y_neg is None else y - layer_voltage[:, self.structure.y_neg]
 
-    def _spread(self, output_current: Array, like: Array) -> Array:
+    def spread(self, output_current: Array, like: Array) -> Array:
         total = np.zeros_like(like)
-        total[:, self._y_pos] += output_current
-        if self._y_neg is not None:
-            total[:, self._y_neg] -= output_current
+        total[:, self.structure.y_pos] += output_current
+        if self.structure.y_neg is not None:
+            total[:, self.structure.y_neg] -= output_current
         return total
 
-    def _known_voltages(self, values: Values, inputs: FloatArray) -> FloatArray:
+    def known_voltages(self, values: Values, inputs: FloatArray) -> FloatArray:
         n = self.netlist
         known = np.zeros((len(inputs), n.n_nodes))
-        known[:, self._known_node] = values.tables["vsource"]["voltage"]
-        known[:, self._known_node[n.inputs.source]] = inputs[:, n.inputs.column] * n.inputs.gain
+        known[:, self.structure.known_node] = values.tables["vsource"]["voltage"]
+        known[:, self.structure.known_node[n.inputs.source]] = inputs[:, n.inputs.column] * n.inputs.gain
         return known
 
-    def _constant_currents(self, w: _Weights, known: Array) -> list[Array]:
+    def constant_currents(self, w: _Weights, known: Array) -> list[Array]:
         """Return the currents (B, n) into each layer that no free node changes: once per sample."""
         n = self.netlist
         total = [np.zeros((len(known), len(nodes)), dtype=w.dtype) for nodes in self.layers]
@@ -648,23 +511,25 @@ class LayeredPlan:
         t = w.values.tables
         r, s = n.resistor, n.isource
         for near, far in ((r.pos, r.neg), (r.neg, r.pos)):
-            use = np.flatnonzero(self._state[near] & (far != GROUND))
+            use = np.flatnonzero(self.structure.is_free[near] & (far != GROUND))
             for k in use:
                 node = near[k]
                 current = t["resistor"]["conductance"][k] * known[:, far[k]]
-                total[self._layer_of[node]][:, self._place[node]] += current.astype(w.dtype)
+                total[self.structure.layer_of[node]][:, self.structure.place[node]] += current.astype(w.dtype)
         for near, sign in ((s.pos, -1.0), (s.neg, 1.0)):
-            for k in np.flatnonzero(self._state[near]):
+            for k in np.flatnonzero(self.structure.is_free[near]):
                 node = near[k]
-                total[self._layer_of[node]][:, self._place[node]] += w.dtype.type(sign * t["isource"]["current"][k])
+                total[self.structure.layer_of[node]][:, self.structure.place[node]] += w.dtype.type(
+                    sign * t["isource"]["current"][k]
+                )
         return total
 
     def _free_residual(self, w: _Weights, known: Array, v0: list[Array]) -> list[Array]:
         """Return the current (B, n) that leaves each node at v0 in the free phase."""
-        constant = self._constant_currents(w, known)
+        constant = self.constant_currents(w, known)
         residual = []
         for layer, load in enumerate(self._free_loads(w)):
-            current = load * v0[layer] - constant[layer] - self._incoming(w, layer, v0)
+            current = load * v0[layer] - constant[layer] - self.incoming(w, layer, v0)
             diodes = w.diodes[layer]
             if diodes is not None:
                 sign, ref, i_s, slope, gmin = diodes
@@ -673,34 +538,31 @@ class LayeredPlan:
             residual.append(current)
         return residual
 
-    def _free_result(self, w: _Weights, known: Array, state: list[Array], sweeps: _Sweeps) -> LayeredResult:
+    def bank_slopes(self, w: _Weights, state: list[Array]) -> list[Array]:
+        """Return the small-signal gain (B, n) of every bank."""
+        return [self._slope(w, k, state[layer]) for k, layer in enumerate(self.structure.bank_layer)]
+
+    def full_voltage(self, w: _Weights, known: Array, state: list[Array]) -> FloatArray:
+        """Return all node voltages (B, N) V of the free phase from those of the layers."""
         v = np.array(known, dtype=np.float64)
         for nodes, x in zip(self.layers, state, strict=True):
             v[:, nodes] = x
         for index, bank in enumerate(self.netlist.banks):
-            out = self._output(w, index, state[self._bank_layer[index]])
+            out = self._output(w, index, state[self.structure.bank_layer[index]])
             v[:, bank.out_pos] = out
             if bank.out_neg is not None:
                 v[:, bank.out_neg] = -out
-        return LayeredResult(
-            node_voltage=v, displacement=None, iterations=sweeps.iterations, status=sweeps.status
-        )
+        return v
 
-    def _moved_result(
-        self,
-        w: _Weights,
-        phase: Phase,
-        free_voltage: FloatArray,
-        v0: list[Array],
-        slopes: list[Array],
-        state: list[Array],
-        sweeps: _Sweeps,
-    ) -> LayeredResult:
-        d = np.zeros(free_voltage.shape)
+    def full_displacement(
+        self, w: _Weights, phase: Phase, v0: list[Array], slopes: list[Array], state: list[Array]
+    ) -> FloatArray:
+        """Return the displacement of all nodes (B, N) V from that of the layers."""
+        d = np.zeros((len(state[0]), self.netlist.n_nodes))
         for nodes, x in zip(self.layers, state, strict=True):
             d[:, nodes] = x
         for index, bank in enumerate(self.netlist.banks):
-            layer = self._bank_layer[index]
+            layer = self.structure.bank_layer[index]
             passed = self._forward(w, phase, index, v0[layer], state[layer], slopes[index])
             if passed is not None:
                 d[:, bank.out_pos] = passed
@@ -708,64 +570,5 @@ class LayeredPlan:
                     d[:, bank.out_neg] = -passed
         if phase != "nudged":
             for index, sense in enumerate(self.netlist.senses):
-                d[:, sense.bit] = w.sense[index] * state[self._sense_layer[index]]
-        return LayeredResult(
-            node_voltage=free_voltage + d, displacement=d, iterations=sweeps.iterations, status=sweeps.status
-        )
-
-
-class _Anderson:
-    """Anderson acceleration of the sweeps, each sample with coefficients of its own."""
-
-    depth = 5
-    first = 4
-    """Plain sweeps before mixing: fast contractions never pay for it."""
-
-    def __init__(self) -> None:
-        self._x: list[Array] = []
-        self._f: list[Array] = []
-        self._count = 0
-
-    def mix(self, before: list[Array], state: list[Array], done: NDArray[np.bool_]) -> None:
-        """Replace the sweep's result in ``state`` by the mixed one, for samples that are not done."""
-        self._count += 1
-        if self._count < self.first:
-            return
-        x = np.concatenate(before, axis=1).astype(np.float64)
-        g = np.concatenate(state, axis=1).astype(np.float64)
-        f = g - x
-        worse = np.zeros(len(x), dtype=np.bool_)
-        if self._f:
-            worse = np.linalg.norm(f, axis=1) > 2.0 * np.linalg.norm(self._f[-1], axis=1)
-        self._x.append(x)
-        self._f.append(f)
-        self._x, self._f = self._x[-self.depth - 1 :], self._f[-self.depth - 1 :]
-        if len(self._f) < 2:
-            return
-        df = np.stack([f - old for old in self._f[:-1]], axis=1)
-        dx = np.stack([x - old for old in self._x[:-1]], axis=1)
-        normal = df @ df.transpose(0, 2, 1)
-        trace = np.trace(normal, axis1=1, axis2=2)[:, None, None]
-        normal += (1e-14 * trace + 1e-300) * np.eye(normal.shape[1])
-        gamma = np.linalg.solve(normal, df @ f[:, :, None])
-        mixed = g - ((dx + df).transpose(0, 2, 1) @ gamma)[:, :, 0]
-        use = ~done & ~worse & np.isfinite(mixed).all(axis=1)
-        start = 0
-        for layer, old in enumerate(state):
-            stop = start + old.shape[1]
-            new = old.copy()
-            new[use] = mixed[use, start:stop]
-            state[layer] = new
-            start = stop
-
-
-def _topological(count: int, edges: set[tuple[int, int]]) -> tuple[list[int], bool]:
-    """Return layers in an order that follows the edges as far as it can, and whether it follows all."""
-    left, order = set(range(count)), []
-    while left:
-        ready = [k for k in sorted(left) if not any(b == k and a in left for a, b in edges)]
-        nxt = ready[0] if ready else min(left)
-        order.append(nxt)
-        left.discard(nxt)
-    place = {layer: k for k, layer in enumerate(order)}
-    return order, all(place[a] < place[b] for a, b in edges)
+                d[:, sense.bit] = w.sense[index] * state[self.structure.sense_layer[index]]
+        return d

@@ -102,7 +102,9 @@ class Drive:
             u = u[None]
         expected = netlist.inputs.size
         if u.ndim != 2 or u.shape[1] != expected:
-            raise SpecError(f"an input vector of this network has {expected} values", field="inputs", value=u.shape)
+            raise SpecError(
+                f"an input vector of this network has {expected} values", field="inputs", value=u.shape
+            )
         bad = np.argwhere(~np.isfinite(u))
         if len(bad):
             b, k = (int(x) for x in bad[0])

@@ -14,7 +14,8 @@ from circuitsim.netlist import Netlist, Values
 from circuitsim.netlist.tables import FloatArray
 from circuitsim.solver.equations import Equations, drive_residual
 from circuitsim.solver.general import GeneralPlan
-from circuitsim.solver.layered import LayeredPlan, NotLayered
+from circuitsim.solver.layered import LayeredPlan
+from circuitsim.solver.layers import NotLayered
 from circuitsim.solver.point import STATUS, Drive, OperatingPoint, SolverSettings
 
 __all__ = ["Plan", "build_plan", "solve", "solve_transposed"]
@@ -75,7 +76,7 @@ def solve(
     plan: Plan,
     values: Values,
     drive: Drive | ArrayLike,
-    settings: SolverSettings = SolverSettings(),
+    settings: SolverSettings | None = None,
     *,
     start: OperatingPoint | None = None,
 ) -> OperatingPoint:
@@ -91,6 +92,7 @@ def solve(
     Raises:
         ConvergenceError: a sample did not converge and ``settings.throw`` is set.
     """
+    settings = settings or SolverSettings()
     if not isinstance(drive, Drive):
         drive = Drive.of(plan.netlist, drive)
     if plan.chosen(settings) == "layered":
@@ -231,7 +233,7 @@ def solve_transposed(
     values: Values,
     point: OperatingPoint,
     output_current: FloatArray,
-    settings: SolverSettings = SolverSettings(),
+    settings: SolverSettings | None = None,
     *,
     inputs: FloatArray,
     start: FloatArray | None = None,
@@ -243,6 +245,7 @@ def solve_transposed(
     Raises:
         ConvergenceError: the sweeps of the layered method did not settle.
     """
+    settings = settings or SolverSettings()
     equations = Equations(netlist=plan.netlist, values=values)
     full = _with_currents(equations, point)
     assert full is not None
@@ -269,5 +272,3 @@ def solve_transposed(
         some = replace(full, node_voltage=full.node_voltage[left], branch_current=full.branch_current[left])
         displacement[left] = plan.general.transposed(values, some, output_current[left])
     return displacement
-
-

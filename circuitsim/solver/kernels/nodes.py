@@ -100,7 +100,9 @@ def solve_nodes(a, current, sign, ref, i_s, slope, gmin, v):  # type: ignore[no-
                     continue
                 r = ref[k, d]
                 if sign[k, d] > 0.0:
-                    high = min(high, r + slope[k, d] * np.log1p(max(0.0, total - conductance * r) / i_s[k, d]))
+                    high = min(
+                        high, r + slope[k, d] * np.log1p(max(0.0, total - conductance * r) / i_s[k, d])
+                    )
                 else:
                     low = max(low, r - slope[k, d] * np.log1p(max(0.0, conductance * r - total) / i_s[k, d]))
             lowest, highest = free, free

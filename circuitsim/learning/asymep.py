@@ -1,0 +1,41 @@
+"""Equilibrium Propagation for non-conservative systems: the corrected phase (arXiv:2602.03670).
+
+``F(x) + (J0^T - J0)(x - x0) + beta dC/dx = 0``; at beta -> 0 its change solves the adjoint system.
+One-sided the error is O(beta), centred O(beta^2).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from circuitsim.learning.estimators import gradient_from
+from circuitsim.learning.gradient import Gradient
+from circuitsim.learning.phases import Phases
+from circuitsim.netlist.tables import FloatArray
+from circuitsim.solver import OperatingPoint
+
+__all__ = ["AsymEP"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AsymEP:
+    """Corrected-phase estimator; ``centred`` takes +beta and -beta."""
+
+    beta: float = 0.01
+    centred: bool = True
+
+    @property
+    def label(self) -> str:
+        return "corrected-centred" if self.centred else "corrected-one-sided"
+
+    def estimate(
+        self, phases: Phases, inputs: FloatArray, targets: FloatArray, *, free: OperatingPoint | None = None
+    ) -> Gradient:
+        free = free or phases.free(inputs)
+        s = phases.corrected(inputs, targets, self.beta, free)
+        if self.centred:
+            s = (s - phases.corrected(inputs, targets, -self.beta, free)) / 2
+        read = ("free", "corrected +", "corrected -") if self.centred else ("free", "corrected +")
+        return gradient_from(
+            phases, targets, free, s / self.beta, estimator=self.label, beta=self.beta, read=read
+        )

@@ -1,0 +1,36 @@
+"""The dyadic phase: the doubled-state, variational form of arXiv:2602.03670.
+
+Saddle function ``H(m, d) = d^T F(m) + beta C(m)``: the first network stays in its free phase, a second,
+linear, transposed one takes the nudge. d is linear in beta, so d / beta is exact at every beta.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from circuitsim.learning.estimators import gradient_from
+from circuitsim.learning.gradient import Gradient
+from circuitsim.learning.phases import Phases
+from circuitsim.netlist.tables import FloatArray
+from circuitsim.solver import OperatingPoint
+
+__all__ = ["Dyadic"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dyadic:
+    """Dyadic estimator."""
+
+    beta: float = 1.0
+
+    @property
+    def label(self) -> str:
+        return "dyadic"
+
+    def estimate(
+        self, phases: Phases, inputs: FloatArray, targets: FloatArray, *, free: OperatingPoint | None = None
+    ) -> Gradient:
+        free = free or phases.free(inputs)
+        s = phases.dyadic(inputs, targets, self.beta, free) / self.beta
+        read = ("free", "dyadic")
+        return gradient_from(phases, targets, free, s, estimator=self.label, beta=self.beta, read=read)

@@ -1,0 +1,53 @@
+"""Dyadic Backpropagation: the exact gradient in 2 L unit steps (arXiv:2602.02281).
+
+Feedforward networks only: the circuit and its transposed copy run as one clocked pipeline.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from circuitsim.learning.gradient import Gradient, local_rule
+from circuitsim.learning.phases import Phases
+from circuitsim.netlist.tables import FloatArray
+from circuitsim.solver import OperatingPoint
+from circuitsim.solver.clocked import clocked_steps
+
+__all__ = ["DyadicBP"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DyadicBP:
+    """Clocked estimator; ``steps`` None takes twice the number of layers."""
+
+    steps: int | None = None
+
+    @property
+    def label(self) -> str:
+        return "dyadic-bp" if self.steps is None else f"dyadic-bp-{self.steps}"
+
+    def estimate(
+        self, phases: Phases, inputs: FloatArray, targets: FloatArray, *, free: OperatingPoint | None = None
+    ) -> Gradient:
+        """Return the gradient after the steps; the free phase is their first half, so ``free`` is unused."""
+        layered = phases.plan.layered
+        steps = 2 * layered.structure.depth if self.steps is None else self.steps
+        m, d = clocked_steps(
+            layered,
+            phases.values,
+            inputs,
+            phases.cost.nudge(targets, 1.0).current,
+            steps,
+            phases.settings,
+        )
+        y = phases.netlist.outputs.read(m)
+        return Gradient(
+            crossbars=local_rule(phases.netlist, m, d),
+            estimator=self.label,
+            beta=None,
+            phases=("clocked",),
+            cost=float(np.mean(phases.cost.value(y, targets))),
+            outputs=y,
+        )

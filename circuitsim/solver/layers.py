@@ -1,0 +1,227 @@
+"""Find the layers of a netlist: which nodes are known, free or driven, and which blocks link them.
+
+A layer is a set of free nodes that blocks always name together and in the same order. Within a layer,
+and between layers, nodes couple through crossbars, amplifier banks and virtual grounds only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from circuitsim.netlist import GROUND, Crossbar, Netlist
+from circuitsim.netlist.tables import IntArray
+
+__all__ = ["Layers", "Link", "NotLayered"]
+
+
+class NotLayered(Exception):
+    """Why a netlist is not a network of layers."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Link:
+    """One crossbar between layers: its word lines are known, a bank's outputs, or a layer itself."""
+
+    crossbar: Crossbar
+    source: Literal["known", "bank", "layer"]
+    index: int
+    """Bank or layer number of the word lines; -1 where they are known."""
+    target: int
+    sense: int
+    """Number of the virtual ground that takes the bit lines; -1 where they are the nodes themselves."""
+
+
+class Layers:
+    """The layers, links and sweep orders of a netlist.
+
+    Raises:
+        NotLayered: with the element that does not fit.
+    """
+
+    def __init__(self, netlist: Netlist) -> None:
+        self.netlist = netlist
+        self._classify_nodes()
+        self._find_layers()
+        self._find_links()
+        self._sort()
+
+    @property
+    def depth(self) -> int:
+        """Number of layers on the longest way through a feedforward network."""
+        edges = self._edges(swapped=False)
+        longest = [1] * len(self.layers)
+        for layer in self.order:
+            for a, b in edges:
+                if b == layer:
+                    longest[b] = max(longest[b], longest[a] + 1)
+        return max(longest)
+
+    def _classify_nodes(self) -> None:
+        n = self.netlist
+        for table in (n.vccs, n.vcvs, n.cccs, n.ccvs, n.buffer):
+            if len(table):
+                raise NotLayered(f"{table.kind} {table.name[0]} is outside a block")
+        if n.loads:
+            raise NotLayered(f"load {n.loads[0].name} couples nodes of a layer")
+        known = np.zeros(n.n_nodes, dtype=np.bool_)
+        known[GROUND] = True
+        self.known_node = np.zeros(len(n.vsource), dtype=np.int64)
+        for row in range(len(n.vsource)):
+            pos, neg = int(n.vsource.pos[row]), int(n.vsource.neg[row])
+            if neg != GROUND or known[pos]:
+                raise NotLayered(
+                    f"voltage source {n.vsource.name[row]} is not from a node of its own to ground"
+                )
+            known[pos] = True
+            self.known_node[row] = pos
+        self.known = known
+        self.driven_by_input = np.zeros(n.n_nodes, dtype=np.bool_)
+        self.driven_by_input[self.known_node[n.inputs.source]] = True
+        bank_of = np.full(n.n_nodes, -1)
+        for index, bank in enumerate(n.banks):
+            for outputs in (bank.out_pos, bank.out_neg):
+                if outputs is not None:
+                    if (
+                        known[outputs].any()
+                        or (bank_of[outputs] >= 0).any()
+                        or len(set(outputs)) < len(outputs)
+                    ):
+                        raise NotLayered(f"an output of bank {bank.name} is driven twice")
+                    bank_of[outputs] = index
+        sense_of = np.full(n.n_nodes, -1)
+        for index, sense in enumerate(n.senses):
+            if known[sense.bit].any() or (bank_of[sense.bit] >= 0).any():
+                raise NotLayered(f"a virtual ground of {sense.name} is driven twice")
+            sense_of[sense.bit] = index
+        self.bank_of, self.sense_of = bank_of, sense_of
+        self.is_free = ~known & (bank_of < 0) & (sense_of < 0)
+        for table in (n.resistor, n.diode, n.isource):
+            if not len(table):
+                continue
+            free = ~known[table.pos] & ~known[table.neg]
+            odd = free | (~known[table.pos] & ~self.is_free[table.pos])
+            odd |= ~known[table.neg] & ~self.is_free[table.neg]
+            if odd.any():
+                row = int(np.flatnonzero(odd)[0])
+                raise NotLayered(f"{table.kind} {table.name[row]} joins two nodes that are not known")
+        d = n.diode
+        if self.driven_by_input[d.pos].any() or self.driven_by_input[d.neg].any():
+            raise NotLayered("a diode clamps to an input")
+
+    def _find_layers(self) -> None:
+        n = self.netlist
+        layer_of = np.full(n.n_nodes, -1)
+        layers: list[IntArray] = []
+        candidates = [bank.control for bank in n.banks] + [sense.output for sense in n.senses]
+        for crossbar in n.crossbars:
+            candidates += [a for a in (crossbar.word_pos, crossbar.word_neg, crossbar.bit) if a is not None]
+        for nodes in candidates:
+            if len(nodes) == 0 or not self.is_free[nodes].any():
+                continue
+            if not self.is_free[nodes].all():
+                raise NotLayered("a block mixes free and driven nodes")
+            first = layer_of[nodes[0]]
+            if first >= 0 and np.array_equal(layers[first], nodes):
+                continue
+            if (layer_of[nodes] >= 0).any() or len(set(nodes.tolist())) < len(nodes):
+                raise NotLayered(f"two blocks share some nodes of {n.node_names[nodes[0]]} but not all")
+            layer_of[nodes] = len(layers)
+            layers.append(nodes)
+        rest = np.flatnonzero(self.is_free & (layer_of < 0))
+        if len(rest):
+            layer_of[rest] = len(layers)
+            layers.append(rest)
+        if not layers:
+            raise NotLayered("no node is free")
+        self.layers = layers
+        self.layer_of = layer_of
+        self.place = np.zeros(n.n_nodes, dtype=np.int64)
+        for nodes in layers:
+            self.place[nodes] = np.arange(len(nodes))
+        self.bank_layer = [int(layer_of[bank.control[0]]) for bank in n.banks]
+        self.sense_layer = [int(layer_of[sense.output[0]]) for sense in n.senses]
+        ports = n.outputs
+        self.output_layer = -1
+        if len(ports.pos):
+            owners = {int(layer_of[node]) for node in ports.pos} | {
+                int(layer_of[node]) for node in ports.neg if node != GROUND
+            }
+            if (
+                len(owners) != 1
+                or -1 in owners
+                or (np.any(ports.neg == GROUND) and np.any(ports.neg != GROUND))
+            ):
+                raise NotLayered("the outputs are not nodes of one layer")
+            self.output_layer = owners.pop()
+            self.y_pos = self.place[ports.pos]
+            self.y_neg = self.place[ports.neg] if np.all(ports.neg != GROUND) else None
+
+    def _find_links(self) -> None:
+        n = self.netlist
+        self.links: list[Link] = []
+        for crossbar in n.crossbars:
+            words, minus, bit = crossbar.word_pos, crossbar.word_neg, crossbar.bit
+            sense = int(self.sense_of[bit[0]])
+            if sense >= 0:
+                if not np.array_equal(n.senses[sense].bit, bit):
+                    raise NotLayered(f"crossbar {crossbar.name} shares a virtual ground only in part")
+                target = self.sense_layer[sense]
+            else:
+                target = int(self.layer_of[bit[0]])
+            if target < 0:
+                raise NotLayered(f"crossbar {crossbar.name} reads driven nodes")
+            source: Literal["known", "bank", "layer"]
+            if self.known[words].all() and (minus is None or self.known[minus].all()):
+                source, index = "known", -1
+            elif self.bank_of[words[0]] >= 0:
+                source, index = "bank", int(self.bank_of[words[0]])
+                bank = n.banks[index]
+                fits = np.array_equal(bank.out_pos, words)
+                fits &= minus is None or (bank.out_neg is not None and np.array_equal(bank.out_neg, minus))
+                if not fits:
+                    raise NotLayered(f"crossbar {crossbar.name} takes only part of bank {bank.name}")
+            elif self.layer_of[words[0]] >= 0 and minus is None and sense < 0:
+                source, index = "layer", int(self.layer_of[words[0]])
+            else:
+                raise NotLayered(f"crossbar {crossbar.name} has word lines of two kinds")
+            self.links.append(Link(crossbar=crossbar, source=source, index=index, target=target, sense=sense))
+        for index, bank in enumerate(n.banks):
+            if not bank.one_way and np.isfinite(bank.saturation).any():
+                raise NotLayered(f"bank {bank.name} saturates and feeds back")
+            if any(link.source == "layer" and self.bank_layer[index] < 0 for link in self.links):
+                raise NotLayered(f"bank {bank.name} is controlled by a driven node")
+
+    def _edges(self, *, swapped: bool) -> set[tuple[int, int]]:
+        """Return (from, to) between layers: in the free phase, or in the corrected and transposed ones."""
+        edges = set()
+        for link in self.links:
+            if link.source == "layer":
+                edges |= {(link.index, link.target), (link.target, link.index)}
+            elif link.source == "bank":
+                a, b = self.bank_layer[link.index], link.target
+                two_way = not self.netlist.banks[link.index].one_way
+                if swapped or two_way:
+                    edges.add((b, a))
+                if not swapped or two_way:
+                    edges.add((a, b))
+        return edges
+
+    def _sort(self) -> None:
+        count = len(self.layers)
+        self.order, self.feedforward = _topological(count, self._edges(swapped=False))
+        self.order_back, self.feedforward_back = _topological(count, self._edges(swapped=True))
+
+
+def _topological(count: int, edges: set[tuple[int, int]]) -> tuple[list[int], bool]:
+    """Return layers in an order that follows the edges as far as it can, and whether it follows all."""
+    left, order = set(range(count)), []
+    while left:
+        ready = [k for k in sorted(left) if not any(b == k and a in left for a, b in edges)]
+        nxt = ready[0] if ready else min(left)
+        order.append(nxt)
+        left.discard(nxt)
+    place = {layer: k for k, layer in enumerate(order)}
+    return order, all(place[a] < place[b] for a, b in edges)
