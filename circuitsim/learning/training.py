@@ -71,7 +71,15 @@ class Trainer:
     @property
     def metric_names(self) -> tuple[str, ...]:
         """Names of what `epoch` returns, in order."""
-        names = ("train_cost", "train_accuracy", "test_cost", "test_accuracy", "kcl_residual", "power", "seconds")
+        names = (
+            "train_cost",
+            "train_accuracy",
+            "test_cost",
+            "test_accuracy",
+            "kcl_residual",
+            "power",
+            "seconds",
+        )
         crossbars = [crossbar.name for crossbar in self.plan.netlist.trainable]
         return (*names, *(f"{kind}/{name}" for kind in ("cosine", "relative_error") for name in crossbars))
 
@@ -79,7 +87,9 @@ class Trainer:
         """Return the phases of the die as it is now."""
         return Phases(plan=self.plan, values=self.chip.values, cost=self.cost, settings=self.settings)
 
-    def epoch(self, number: int, on_step: Callable[[int, int], None] = lambda step, steps: None) -> dict[str, float]:
+    def epoch(
+        self, number: int, on_step: Callable[[int, int], None] = lambda step, steps: None
+    ) -> dict[str, float]:
         """Train one epoch (from 0) and return its metrics.
 
         ``train_cost`` and ``train_accuracy`` are running means over the epoch; ``test_*`` and the worst
@@ -120,7 +130,9 @@ class Trainer:
         point = solve(self.plan, self.chip.values, Drive(inputs=self.test.inputs), checked)
         y = netlist.outputs.read(point.node_voltage)
         metrics = {
-            "test_cost": float(np.mean(self.cost.value(y, self.cost.targets(self.test.labels, self.classes)))),
+            "test_cost": float(
+                np.mean(self.cost.value(y, self.cost.targets(self.test.labels, self.classes)))
+            ),
             "test_accuracy": accuracy(y, self.test.labels),
             "kcl_residual": float(point.relative_residual.max()),
             "power": float(point.power.mean()),

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
@@ -103,6 +102,7 @@ class Contents:
     """An open record whose format, version and layout were checked."""
 
     file: h5py.File
+    raw: BinaryIO
     schema_version: int
     header: dict[str, Any]
     layout: Layout
@@ -119,15 +119,14 @@ class Contents:
         flags = self.array(paths.written_path())
         return {name for name, flag in zip(self.layout.extras, flags, strict=True) if flag}
 
-    def epochs_done(self) -> dict[str, int]:
-        """Completed epochs of each arm."""
-        counts = {}
-        for arm in self.layout.arms.values():
-            done = int(self.array(paths.counter_path(arm.name))[0])
-            if not 0 <= done <= arm.epochs:
-                raise ValueError(f"{arm.name} counts {done} of {arm.epochs} epochs")
-            counts[arm.name] = done
-        return counts
+    def epochs_done(self, arm: ArmLayout) -> int:
+        """Completed epochs of ``arm`` at this moment."""
+        # Past HDF5, which may answer from a buffer, and at a fraction of the time.
+        self.raw.seek(offset_of(self.file[paths.counter_path(arm.name)]))
+        done = int.from_bytes(self.raw.read(8), "little")
+        if done > arm.epochs:
+            raise ValueError(f"{arm.name} counts {done} of {arm.epochs} epochs")
+        return done
 
     def offsets(self) -> dict[str, int]:
         """Byte offset in the file of every dataset, by path."""
@@ -156,15 +155,20 @@ def contents(path: Path) -> Iterator[Contents]:
         RecordError: not a file, not HDF5, not a record, of another schema version, or damaged; also
             for errors that reading from it inside the ``with`` block meets.
     """
-    _check_signature(path)
     try:
-        with h5py.File(path, "r") as file:
-            yield _checked(file, path)
-    except (OSError, KeyError, IndexError, RuntimeError, TypeError, ValueError, AttributeError) as error:
-        if "truncated file" in str(error):
-            raise RecordError("the file is cut short", file=path, remedy=_REPLACE) from error
-        detail = error.args[0] if isinstance(error, KeyError) and error.args else error
-        raise RecordError(f"the file is damaged: {detail}", file=path, remedy=_REPLACE) from error
+        raw = path.open("rb", buffering=0)
+    except OSError as error:
+        raise failure(error, "read the record", path) from error
+    with raw:
+        try:
+            _check_signature(raw.read(len(_SIGNATURE)), path)
+            with h5py.File(path, "r") as file:
+                yield _checked(file, raw, path)
+        except (OSError, LookupError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+            if "truncated file" in str(error):
+                raise RecordError("the file is cut short", file=path, remedy=_REPLACE) from error
+            detail = error.args[0] if isinstance(error, KeyError) and error.args else error
+            raise RecordError(f"the file is damaged: {detail}", file=path, remedy=_REPLACE) from error
 
 
 def read_record(path: str | Path) -> RunRecord:
@@ -180,17 +184,22 @@ def read_record(path: str | Path) -> RunRecord:
         RecordError: not a file, not HDF5, not a record, of another schema version, or damaged.
     """
     path = Path(path)
-    for attempt in range(_ATTEMPTS):
-        with contents(path) as found:
-            done = found.epochs_done()
-            record = _read(found, path, done)
-        # The slot read above is written again only after the counter has moved on, so an unmoved
-        # counter proves that no writer touched it. HDF5 buffers small arrays, hence a fresh look.
-        with contents(path) as found:
-            if found.epochs_done() == done and found.written() == record.extras_written:
-                return record
-        time.sleep(0.001 * min(attempt, 20))
-    raise RecordError("it is being written faster than it can be read", file=path, remedy="Try again later.")
+    with contents(path) as found:
+        found.offsets()
+        arms = {arm.name: _read_arm(found, arm, path) for arm in found.layout.arms.values()}
+        written = found.written()
+        extras = {
+            name: found.array(paths.extra_path(name)) for name in found.layout.extras if name in written
+        }
+        return RunRecord(
+            path=path,
+            schema_version=found.schema_version,
+            header=found.header,
+            arms=arms,
+            extras=extras,
+            extras_written=written,
+            finished=found.finished(),
+        )
 
 
 def list_records(folder: str | Path) -> list[RecordSummary]:
@@ -212,62 +221,43 @@ def list_records(folder: str | Path) -> list[RecordSummary]:
 def _summary(path: Path) -> RecordSummary:
     try:
         with contents(path) as found:
-            done = found.epochs_done()
             return RecordSummary(
                 path=path,
                 header=found.header,
-                progress={name: (done[name], arm.epochs) for name, arm in found.layout.arms.items()},
+                progress={
+                    name: (found.epochs_done(arm), arm.epochs) for name, arm in found.layout.arms.items()
+                },
                 finished=found.finished(),
             )
     except RecordError as error:
         return RecordSummary(path=path, problem=error.rule)
 
 
-def _read(found: Contents, path: Path, done: Mapping[str, int]) -> RunRecord:
-    arms = {}
-    for arm in found.layout.arms.values():
-        count = done[arm.name]
-        arms[arm.name] = ArmRecord(
-            name=arm.name,
-            epochs=arm.epochs,
-            epochs_done=count,
-            metrics={
-                name: found.array(paths.metric_path(arm.name, name))[:count].copy() for name in arm.metrics
-            },
-            state=_state(found, arm, count),
+def _read_arm(found: Contents, arm: ArmLayout, path: Path) -> ArmRecord:
+    for _ in range(_ATTEMPTS):
+        count = found.epochs_done(arm)
+        last = count - 1
+        state = {name: found.array(paths.state_path(arm.name, last, name)) for name in arm.state if count}
+        # This slot is written again only after the counter has moved on, so an unmoved counter
+        # proves that no writer touched it meanwhile.
+        if found.epochs_done(arm) == count:
+            break
+    else:
+        raise RecordError(
+            "it is being written faster than it can be read", file=path, remedy="Try again later."
         )
-    written = found.written()
-    found.offsets()
-    return RunRecord(
-        path=path,
-        schema_version=found.schema_version,
-        header=found.header,
-        arms=arms,
-        extras={name: found.array(paths.extra_path(name)) for name in found.layout.extras if name in written},
-        extras_written=written,
-        finished=found.finished(),
-    )
+    metrics = {name: found.array(paths.metric_path(arm.name, name))[:count].copy() for name in arm.metrics}
+    return ArmRecord(name=arm.name, epochs=arm.epochs, epochs_done=count, metrics=metrics, state=state)
 
 
-def _state(found: Contents, arm: ArmLayout, count: int) -> dict[str, NDArray[Any]]:
-    if count == 0:
-        return {}
-    return {name: found.array(paths.state_path(arm.name, count - 1, name)) for name in arm.state}
-
-
-def _check_signature(path: Path) -> None:
-    try:
-        with path.open("rb") as file:
-            start = file.read(len(_SIGNATURE))
-    except OSError as error:
-        raise failure(error, "read the record", path) from error
+def _check_signature(start: bytes, path: Path) -> None:
     if not start:
         raise RecordError("the file is empty", file=path, remedy=_REPLACE)
     if start != _SIGNATURE:
         raise RecordError("not a record: it is not an HDF5 file", file=path, remedy="Check the path.")
 
 
-def _checked(file: h5py.File, path: Path) -> Contents:
+def _checked(file: h5py.File, raw: BinaryIO, path: Path) -> Contents:
     attributes = file.attrs
     if _text(attributes.get("format")) != FORMAT:
         raise RecordError("an HDF5 file, but not a circuitsim record", file=path, remedy="Check the path.")
@@ -290,6 +280,7 @@ def _checked(file: h5py.File, path: Path) -> Contents:
         )
     return Contents(
         file=file,
+        raw=raw,
         schema_version=version,
         header=json.loads(_text(attributes["header"])),
         layout=Layout.from_json(_text(attributes["layout"])),

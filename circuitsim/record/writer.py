@@ -92,7 +92,8 @@ class RunWriter:
                     raise RecordError(
                         "the run is finished", file=path, remedy="Nothing is left to resume; start a new run."
                     )
-                return cls(path, file, found.layout, found.offsets(), found.epochs_done())
+                done = {name: found.epochs_done(arm) for name, arm in found.layout.arms.items()}
+                return cls(path, file, found.layout, found.offsets(), done)
         except BaseException:
             file.close()
             raise

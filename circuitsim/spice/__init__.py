@@ -1,0 +1,21 @@
+"""The same circuit in SPICE: decks, ngspice, and the comparison with our own answer."""
+
+from circuitsim.spice.crosscheck import CrossCheck, crosscheck_point, phase_netlist, with_inputs
+from circuitsim.spice.deck import DeckOptions, deck_nodes, write_deck
+from circuitsim.spice.engine import SpiceEngine, SpiceSolution
+from circuitsim.spice.ngspice import NgspiceEngine
+from circuitsim.spice.rawfile import read_raw
+
+__all__ = [
+    "CrossCheck",
+    "DeckOptions",
+    "NgspiceEngine",
+    "SpiceEngine",
+    "SpiceSolution",
+    "crosscheck_point",
+    "deck_nodes",
+    "phase_netlist",
+    "read_raw",
+    "with_inputs",
+    "write_deck",
+]

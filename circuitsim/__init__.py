@@ -1,0 +1,106 @@
+"""circuitsim: learning on simulated analog hardware.
+
+describe -> compile -> fabricate -> solve -> learn -> record. Names are imported when first used, so that
+importing the package costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from circuitsim.chip import Chip, fabricate
+    from circuitsim.compiler import compile_network
+    from circuitsim.data import load_digits
+    from circuitsim.devices import DeviceCard, ideal_card, load_card
+    from circuitsim.errors import (
+        CircuitsimError,
+        ConvergenceError,
+        DeviceError,
+        NetlistError,
+        RecordError,
+        SpecError,
+    )
+    from circuitsim.learning import (
+        EP,
+        Adjoint,
+        AsymEP,
+        Cost,
+        Dyadic,
+        DyadicBP,
+        Gradient,
+        Phases,
+        check_gradients,
+    )
+    from circuitsim.netlist import (
+        Netlist,
+        NetlistBuilder,
+        Nudge,
+        Values,
+        corrected_netlist,
+        dyadic_netlist,
+        flatten,
+        nudged_netlist,
+        read_netlist,
+        write_netlist,
+    )
+    from circuitsim.network import NetworkSpec, load_network
+    from circuitsim.record import RunRecord, read_record
+    from circuitsim.solver import Drive, OperatingPoint, Plan, SolverSettings, build_plan, solve
+    from circuitsim.study import resume_experiment, run_experiment
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "chip": ("Chip", "fabricate"),
+    "compiler": ("compile_network",),
+    "data": ("load_digits",),
+    "devices": ("DeviceCard", "ideal_card", "load_card"),
+    "errors": (
+        "CircuitsimError",
+        "ConvergenceError",
+        "DeviceError",
+        "NetlistError",
+        "RecordError",
+        "SpecError",
+    ),
+    "learning": (
+        "EP",
+        "Adjoint",
+        "AsymEP",
+        "Cost",
+        "Dyadic",
+        "DyadicBP",
+        "Gradient",
+        "Phases",
+        "check_gradients",
+    ),
+    "netlist": (
+        "Netlist",
+        "NetlistBuilder",
+        "Nudge",
+        "Values",
+        "corrected_netlist",
+        "dyadic_netlist",
+        "flatten",
+        "nudged_netlist",
+        "read_netlist",
+        "write_netlist",
+    ),
+    "network": ("NetworkSpec", "load_network"),
+    "record": ("RunRecord", "read_record"),
+    "solver": ("Drive", "OperatingPoint", "Plan", "SolverSettings", "build_plan", "solve"),
+    "study": ("resume_experiment", "run_experiment"),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = sorted([*_HOME, "__version__"])  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'circuitsim' has no attribute {name!r}")
+    return getattr(import_module(f"circuitsim.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,97 @@
+"""A record's results as rows: for terminals, JSON and figures alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from circuitsim.record import ArmRecord, RunRecord
+
+__all__ = ["headline", "result_rows"]
+
+
+def headline(record: RunRecord) -> dict[str, Any]:
+    """Return the run's main numbers: of the arm named in its header, or the first."""
+    name = record.header.get("figures", {}).get("arm")
+    arm = record.arms.get(name) or next(iter(record.arms.values()))
+    return {
+        "estimator": arm.name,
+        "test_accuracy": _last(arm, "test_accuracy"),
+        "epochs": arm.epochs_done,
+        "seconds": _total(arm, "seconds"),
+    }
+
+
+def result_rows(record: RunRecord) -> tuple[list[str], list[list[str]], list[dict[str, Any]]]:
+    """Return column titles, rows of text, and the same numbers per estimator as plain values.
+
+    The cosine to the exact gradient is the mean over epochs, on the probe batch.
+    """
+    first = next(iter(record.arms.values()))
+    crossbars = [metric.removeprefix("cosine/") for metric in first.metrics if metric.startswith("cosine/")]
+    columns = [
+        "estimator",
+        "test [%]",
+        "epochs",
+        "seconds",
+        *(f"cosine {name}" for name in crossbars),
+        "KCL residual",
+    ]
+    rows, results = [], []
+    for arm in record.arms.values():
+        cosines = {name: _mean(arm, f"cosine/{name}") for name in crossbars}
+        result = {
+            "estimator": arm.name,
+            "test_accuracy": _last(arm, "test_accuracy"),
+            "epochs": arm.epochs_done,
+            "seconds": _total(arm, "seconds"),
+            "cosine": cosines,
+            "kcl_residual": _worst(arm, "kcl_residual"),
+        }
+        results.append(result)
+        accuracy = result["test_accuracy"]
+        label = f"{arm.name} (exact reference)" if arm.name.startswith("adjoint") else arm.name
+        rows.append(
+            [
+                label,
+                "" if accuracy is None else f"{100 * accuracy:.2f}",
+                f"{arm.epochs_done}/{arm.epochs}",
+                f"{result['seconds']:.1f}",
+                *(_cosine(cosines[name]) for name in crossbars),
+                "" if result["kcl_residual"] is None else f"{result['kcl_residual']:.0e}",
+            ]
+        )
+    return columns, rows, results
+
+
+def _cosine(value: float | None) -> str:
+    if value is None:
+        return ""
+    if 0 < 1 - value < 5e-5:
+        return f"1 - {1 - value:.0e}"
+    return f"{value:.4f}"
+
+
+def _series(arm: ArmRecord, metric: str) -> np.ndarray:
+    values = np.asarray(arm.metrics.get(metric, []), dtype=np.float64)
+    return values[np.isfinite(values)]
+
+
+def _last(arm: ArmRecord, metric: str) -> float | None:
+    values = _series(arm, metric)
+    return float(values[-1]) if len(values) else None
+
+
+def _mean(arm: ArmRecord, metric: str) -> float | None:
+    values = _series(arm, metric)
+    return float(values.mean()) if len(values) else None
+
+
+def _worst(arm: ArmRecord, metric: str) -> float | None:
+    values = _series(arm, metric)
+    return float(values.max()) if len(values) else None
+
+
+def _total(arm: ArmRecord, metric: str) -> float:
+    return float(_series(arm, metric).sum())

@@ -1,0 +1,124 @@
+"""Small-signal properties of one operating point: stability, reciprocity, symmetrisability.
+
+The matrix is J with everything that stores no charge eliminated: ``C dv/dt = -J v`` over the nodes
+that carry capacitance.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from circuitsim.netlist import Values
+from circuitsim.netlist.tables import FloatArray, IntArray
+from circuitsim.solver.solve import Plan
+
+__all__ = ["SmallSignal", "metric_of", "small_signal"]
+
+LARGEST = 4000
+"""Most unknowns for which the dense analysis is done."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SmallSignal:
+    """The reduced matrix J (n, n) S and what follows from it."""
+
+    matrix: FloatArray
+    nodes: IntArray
+    """Nodes that the rows belong to."""
+    largest_real: float | None
+    """Largest real part of the spectrum of ``-C^-1 J`` [1/s]; negative is stable. None without C."""
+    asymmetry: float
+    """``||A|| / ||S||``, antisymmetric over symmetric part, Frobenius norms; 0 is reciprocal."""
+    metric_asymmetry: float
+    """The same of ``M^1/2 J M^-1/2`` with the best positive diagonal M."""
+    symmetrisable: bool
+    """Whether a positive diagonal M makes M J symmetric: then nudged phases alone are exact."""
+
+
+def small_signal(plan: Plan, values: Values, node_voltage: FloatArray) -> SmallSignal | None:
+    """Analyse one operating point, node voltages (N,) V; None where the circuit is too large."""
+    general = plan.general
+    if general.n_unknowns > LARGEST:
+        return None
+    j = general.small_signal(values, node_voltage)
+    n = general.flat.netlist
+    c = np.zeros_like(j)
+    capacitance = values.tables["capacitor"]["capacitance"]
+    for pos, neg, size in zip(n.capacitor.pos, n.capacitor.neg, capacitance, strict=True):
+        a, b = general.node_unknown[pos], general.node_unknown[neg]
+        for row, col, sign in ((a, a, 1.0), (b, b, 1.0), (a, b, -1.0), (b, a, -1.0)):
+            if row >= 0 and col >= 0:
+                c[row, col] += sign * size
+    dynamic = np.abs(c).sum(axis=1) > 0
+    has_capacitance = bool(dynamic.any())
+    if not has_capacitance:
+        dynamic = general.is_node & ~_driven(general.n_unknowns, j, general.is_node)
+        if not dynamic.any():
+            dynamic = general.is_node.copy()
+    rest = ~dynamic
+    reduced = j[np.ix_(dynamic, dynamic)]
+    if rest.any():
+        inner = np.linalg.solve(j[np.ix_(rest, rest)], j[np.ix_(rest, dynamic)])
+        reduced = reduced - j[np.ix_(dynamic, rest)] @ inner
+    largest = None
+    if has_capacitance:
+        try:
+            rates = np.linalg.eigvals(-np.linalg.solve(c[np.ix_(dynamic, dynamic)], reduced))
+            largest = float(rates.real.max())
+        except np.linalg.LinAlgError:
+            largest = None
+    symmetrisable, metric = metric_of(reduced)
+    root = np.sqrt(metric)
+    weighted = reduced * root[:, None] / root[None, :]
+    return SmallSignal(
+        matrix=reduced,
+        nodes=general.free_nodes[np.flatnonzero(dynamic)],
+        largest_real=largest,
+        asymmetry=_ratio(reduced),
+        metric_asymmetry=_ratio(weighted),
+        symmetrisable=symmetrisable,
+    )
+
+
+def metric_of(matrix: FloatArray, tolerance: float = 1e-9) -> tuple[bool, FloatArray]:
+    """Return whether a positive diagonal M makes ``M matrix`` symmetric, and M (n,), as near as it gets.
+
+    M solves ``m_i J_ij = m_j J_ji`` along a spanning tree of the strongest couplings, and is accepted
+    where that also holds for all other pairs within ``tolerance`` of the largest entry.
+    """
+    n = len(matrix)
+    off = np.abs(matrix - np.diag(np.diag(matrix)))
+    floor = tolerance * off.max() if n > 1 else 0.0
+    both = (off > floor) & (off.T > floor) & (matrix * matrix.T > 0)
+    metric = np.ones(n)
+    left = np.ones(n, dtype=np.bool_)
+    for root in range(n):
+        if not left[root]:
+            continue
+        left[root] = False
+        front = [root]
+        while front:
+            i = front.pop()
+            for j in np.flatnonzero(both[i] & left):
+                metric[j] = metric[i] * matrix[i, j] / matrix[j, i]
+                left[j] = False
+                front.append(int(j))
+    weighted = metric[:, None] * matrix
+    size = np.maximum(np.abs(weighted), np.abs(weighted.T))
+    significant = np.maximum(off, off.T) > floor
+    symmetric = np.abs(weighted - weighted.T) <= 1e3 * tolerance * size
+    return bool(np.all(symmetric | ~significant)), metric
+
+
+def _ratio(matrix: FloatArray) -> float:
+    symmetric, antisymmetric = (matrix + matrix.T) / 2, (matrix - matrix.T) / 2
+    return float(np.linalg.norm(antisymmetric) / max(np.linalg.norm(symmetric), 1e-300))
+
+
+def _driven(size: int, j: FloatArray, is_node: np.ndarray) -> np.ndarray:
+    """Return which unknowns are nodes that a voltage-defined branch holds."""
+    driven = np.zeros(size, dtype=np.bool_)
+    driven[is_node] = (np.abs(j[np.ix_(is_node, ~is_node)]) > 0).any(axis=1)
+    return driven
