@@ -41,7 +41,7 @@ def command(
     The nudged, corrected and dyadic phases are circuits of ordinary elements around one input and its
     target, so they need --sample or --input with --target.
 
-    Example: [bold]circuitsim compile netlists/digits.yaml --phase corrected --sample 0 -o corrected.yaml[/bold]
+    Example: [bold]circuitsim compile netlists/digits.yaml --phase corrected --sample 0 -o c.yaml[/bold]
     """
     check_phase(phase)
     if format not in ("yaml", "spice"):

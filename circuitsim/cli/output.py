@@ -18,6 +18,7 @@ JSON_OPTION = typer.Option(
     False, "--json", help="Print one JSON document and nothing else on standard output."
 )
 
+
 def console() -> Console:
     """Return where results go: standard output; wide enough for tables where it is no terminal."""
     width = None if sys.stdout.isatty() else 120

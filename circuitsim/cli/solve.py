@@ -96,7 +96,9 @@ def command(
         print_json(document)
         return
     # Neurons first: a person asks for those.
-    neurons = [netlist.node_names[node] for nodes in reversed(list(netlist.groups.values())) for node in nodes]
+    neurons = [
+        netlist.node_names[node] for nodes in reversed(list(netlist.groups.values())) for node in nodes
+    ]
     ordered = {name: document["nodes"][name] for name in neurons}
     document["nodes"] = ordered | document["nodes"]
     _print(netlist.title, document, every)

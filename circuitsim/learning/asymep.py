@@ -34,7 +34,8 @@ class AsymEP:
         free = free or phases.free(inputs)
         s = phases.corrected(inputs, targets, self.beta, free)
         if self.centred:
-            s = (s - phases.corrected(inputs, targets, -self.beta, free)) / 2
+            # To first order the other side is the mirror image.
+            s = (s - phases.corrected(inputs, targets, -self.beta, free, guess=-s)) / 2
         read = ("free", "corrected +", "corrected -") if self.centred else ("free", "corrected +")
         return gradient_from(
             phases, targets, free, s / self.beta, estimator=self.label, beta=self.beta, read=read

@@ -34,7 +34,8 @@ class EP:
         free = free or phases.free(inputs)
         s = phases.nudged(inputs, targets, self.beta, free)
         if self.centred:
-            s = (s - phases.nudged(inputs, targets, -self.beta, free)) / 2
+            # To first order the other side is the mirror image.
+            s = (s - phases.nudged(inputs, targets, -self.beta, free, guess=-s)) / 2
         read = ("free", "nudged +", "nudged -") if self.centred else ("free", "nudged +")
         return gradient_from(
             phases, targets, free, s / self.beta, estimator=self.label, beta=self.beta, read=read

@@ -60,9 +60,9 @@ def check_gradients(
             AsymEP(beta=beta, centred=True),
             Dyadic(beta=beta),
         ]
-    if phases.plan.method == "layered" and phases.plan.layered.structure.feedforward:
-        if all(bank.one_way for bank in phases.netlist.banks):
-            estimators.append(DyadicBP())
+    clocked = phases.plan.method == "layered" and phases.plan.layered.structure.feedforward
+    if clocked and all(bank.one_way for bank in phases.netlist.banks):
+        estimators.append(DyadicBP())
     estimates = [estimator.estimate(phases, inputs, targets, free=free) for estimator in estimators]
     rows = []
     for crossbar in phases.netlist.trainable:

@@ -55,7 +55,7 @@ class OptimiserSpec(Spec):
     beta1: Fraction = 0.9
     beta2: Fraction = 0.999
     schedule: ScheduleSpec = ScheduleSpec()
-    rates: dict[str, Annotated[Quantity, Field(ge=0)]] = {}
+    rates: dict[str, Annotated[Quantity, Field(ge=0)]] = Field(default_factory=dict)
 
 
 @dataclass(eq=False)

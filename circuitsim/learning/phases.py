@@ -36,18 +36,30 @@ class Phases:
         return solve(self.plan, self.values, Drive(inputs=inputs), self.settings, start=start)
 
     def nudged(
-        self, inputs: FloatArray, targets: FloatArray, beta: float, free: OperatingPoint
+        self,
+        inputs: FloatArray,
+        targets: FloatArray,
+        beta: float,
+        free: OperatingPoint,
+        guess: FloatArray | None = None,
     ) -> FloatArray:
         """``F(x) + beta dC/dx = 0``: return x - x0."""
         drive = Drive(inputs=inputs, nudge=self.cost.nudge(targets, beta))
-        return _displacement(solve(self.plan, self.values, drive, self.settings, start=free), free)
+        return _displacement(
+            solve(self.plan, self.values, drive, self.settings, start=free, guess=guess), free
+        )
 
     def corrected(
-        self, inputs: FloatArray, targets: FloatArray, beta: float, free: OperatingPoint
+        self,
+        inputs: FloatArray,
+        targets: FloatArray,
+        beta: float,
+        free: OperatingPoint,
+        guess: FloatArray | None = None,
     ) -> FloatArray:
         """``F(x) + (J0^T - J0)(x - x0) + beta dC/dx = 0``: return x - x0."""
         drive = Drive(inputs=inputs, nudge=self.cost.nudge(targets, beta), anchor=free)
-        return _displacement(solve(self.plan, self.values, drive, self.settings), free)
+        return _displacement(solve(self.plan, self.values, drive, self.settings, guess=guess), free)
 
     def dyadic(
         self, inputs: FloatArray, targets: FloatArray, beta: float, free: OperatingPoint

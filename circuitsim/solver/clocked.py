@@ -52,19 +52,19 @@ def clocked_steps(
     m = [np.zeros((len(known), size), dtype=w.dtype) for size in sizes]
     d = [np.zeros_like(x) for x in m]
     for _ in range(steps):
-        slopes = plan.bank_slopes(w, m)
+        banks = plan.bank_points(w, m)
         new_m = [
             plan.settle(w, layer, w.load[layer], constant[layer] + plan.incoming(w, layer, m), m[layer])
             for layer in range(len(m))
         ]
-        d = [_dual(plan, w, layer, m, d, slopes, output_slope) for layer in range(len(m))]
+        d = [_dual(plan, w, layer, m, d, banks, output_slope) for layer in range(len(m))]
         m = new_m
-    slopes = plan.bank_slopes(w, m)
+    banks = plan.bank_points(w, m)
     voltage = plan.full_voltage(w, known, m)
-    return voltage, plan.full_displacement(w, "transposed", m, slopes, d)
+    return voltage, plan.full_displacement(w, "transposed", banks, d)
 
 
-def _dual(plan, w, layer, m, d, slopes, output_slope):  # type: ignore[no-untyped-def]
+def _dual(plan, w, layer, m, d, banks, output_slope):  # type: ignore[no-untyped-def]
     structure = plan.structure
     current = np.zeros_like(d[layer])
     if layer == structure.output_layer:
@@ -72,5 +72,5 @@ def _dual(plan, w, layer, m, d, slopes, output_slope):  # type: ignore[no-untype
     for number, link in enumerate(plan.links):
         if link.source == "bank" and structure.bank_layer[link.index] == layer:
             bit = d[link.target] if link.sense < 0 else w.sense[link.sense] * d[link.target]
-            current += slopes[link.index] * (bit @ w.signed[number].T)
+            current += banks[link.index].slope * (bit @ w.signed[number].T)
     return current / (w.load[layer] + plan.diode_slopes(w, layer, m[layer]))

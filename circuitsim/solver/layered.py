@@ -58,6 +58,45 @@ class _Weights:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class _BankPoint:
+    """A bank around the free point v0, with what its increments need: t = tanh at v0, a = f'(v0)."""
+
+    gain: Array
+    limit: Array | None
+    """Saturation (n,) V, or None for linear banks."""
+    t: Array | None
+    slope: Array
+    back: Array
+    two_way: bool
+
+    def change(self, d: Array) -> Array:
+        """Return f(v0 + d) - f(v0) without cancellation: tanh(x + e) - tanh(x) in product form."""
+        if self.limit is None or self.t is None:
+            return self.gain * d
+        e = np.tanh(self.gain / self.limit * d)
+        return self.limit * e * (1 - self.t * self.t) / (1 + self.t * e)
+
+    def curvature(self, d: Array) -> tuple[Array, Array]:
+        """Return f(v0 + d) - f(v0) - a d and its derivative."""
+        if self.limit is None or self.t is None:
+            return np.zeros_like(d), np.zeros_like(d)
+        e = np.tanh(self.gain / self.limit * d)
+        room = 1 - self.t * self.t
+        lift = 1 + self.t * e
+        bend = self.limit * e * room / lift - self.slope * d
+        moved = (self.t + e) / lift
+        return bend, self.gain * (1 - moved * moved) - self.slope
+
+    def forward(self, phase: Phase, d: Array) -> Array | None:
+        """Return the change of the outputs that phase ``phase`` passes on, or None where they are held."""
+        if phase == "nudged":
+            return self.change(d)
+        if phase == "corrected" and self.limit is not None:
+            return self.curvature(d)[0] + (self.back * d if self.two_way else 0)
+        return self.back * d if self.two_way else None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class LayeredResult:
     """Node voltages (B, N), displacement (B, N) or None, sweeps and status (B,)."""
 
@@ -263,8 +302,8 @@ class LayeredPlan:
         known = self.known_voltages(values, inputs).astype(w.dtype)
         v0 = [np.ascontiguousarray(free_voltage[:, nodes], dtype=w.dtype) for nodes in self.layers]
         batch = len(known)
-        slopes = self.bank_slopes(w, v0)
-        back: list[Array] = list(slopes) if phase != "nudged" else [np.asarray(b) for b in w.back]
+        banks = self.bank_points(w, v0)
+        back: list[Array] = [bank.back if phase == "nudged" else bank.slope for bank in banks]
         state = [
             np.zeros((batch, len(nodes)), dtype=w.dtype)
             if start is None
@@ -278,7 +317,7 @@ class LayeredPlan:
             # What the bank passes forward linearly: B D or a D, read back through its own back gain.
             if link.source == "bank" and np.any(w.back[link.index]):
                 layer = self.structure.bank_layer[link.index]
-                loop = w.back[link.index] * slopes[link.index] * w.word_sum[number]
+                loop = w.back[link.index] * banks[link.index].slope * w.word_sum[number]
                 conductance[layer] = conductance[layer] + loop
         constant = [np.zeros_like(x) for x in state]
         if residual:
@@ -310,9 +349,7 @@ class LayeredPlan:
                     continue
                 source = self.structure.bank_layer[link.index]
                 if link.target == layer and not (link.sense >= 0 and phase != "nudged"):
-                    passed = self._forward(
-                        w, phase, link.index, v0[source], state[source], slopes[link.index]
-                    )
+                    passed = banks[link.index].forward(phase, state[source])
                     if passed is not None:
                         sent = passed @ signed
                         current += sent if link.sense < 0 else w.sense[link.sense] * sent
@@ -324,11 +361,9 @@ class LayeredPlan:
                         bit = w.sense[link.sense] * state[link.target] if phase != "nudged" else None
                     if bit is not None and (phase != "nudged" or np.any(gain)):
                         current += gain * (bit @ signed.T)
-                    if phase == "corrected" and np.isfinite(w.saturation[link.index]).any():
+                    if phase == "corrected" and banks[link.index].limit is not None:
                         # Second-order curvature of the held bank: linearised where it stands.
-                        bend, tilt = self._curvature(
-                            w, link.index, v0[source], state[source], slopes[link.index]
-                        )
+                        bend, tilt = banks[link.index].curvature(state[source])
                         load = gain * w.word_sum[number]
                         h = np.maximum(load * tilt, -0.5 * a)
                         current += h * state[layer] - load * bend
@@ -349,7 +384,7 @@ class LayeredPlan:
         once = self.structure.feedforward_back and phase == "transposed"
         order = self.structure.order if phase == "nudged" else self.structure.order_back
         self._sweep(order, once, update, state, conductance, sweeps, settings)
-        moved = self.full_displacement(w, phase, v0, slopes, state)
+        moved = self.full_displacement(w, phase, banks, state)
         return LayeredResult(
             node_voltage=free_voltage + moved,
             displacement=moved,
@@ -400,50 +435,29 @@ class LayeredPlan:
                 return
             mixer.mix(before, state, sweeps.done)
 
-    def _forward(
-        self, w: _Weights, phase: Phase, bank: int, v0: Array, d: Array, slope: Array
-    ) -> Array | None:
-        """Return the change of a bank's output (B, n), or None where it is held."""
-        back = w.back[bank]
-        two_way = bool(np.any(back))
-        if phase == "transposed":
-            return back * d if two_way else None
-        if phase == "corrected":
-            if not np.isfinite(w.saturation[bank]).any():
-                return back * d if two_way else None
-            return self._change(w, bank, v0, d) - slope * d
-        return self._change(w, bank, v0, d)
-
     def _output(self, w: _Weights, bank: int, v: Array) -> Array:
         linear = w.gain[bank] * (v + w.offset[bank])
         limit = w.saturation[bank]
         if np.isinf(limit).all():
             return linear
+        if np.isfinite(limit).all():
+            return limit * np.tanh(linear / limit)
         finite = np.where(np.isinf(limit), 1, limit).astype(w.dtype)
         return np.where(np.isinf(limit), linear, finite * np.tanh(linear / finite))
 
-    def _slope(self, w: _Weights, bank: int, v: Array) -> Array:
+    def _bank_point(self, w: _Weights, bank: int, v0: Array) -> _BankPoint:
         limit = w.saturation[bank]
+        back = w.back[bank]
+        gain = w.gain[bank]
+        two_way = bool(np.any(back))
         if np.isinf(limit).all():
-            return np.broadcast_to(w.gain[bank], v.shape)
-        finite = np.where(np.isinf(limit), 1, limit).astype(w.dtype)
-        t = np.tanh(w.gain[bank] * (v + w.offset[bank]) / finite)
-        return w.gain[bank] * np.where(np.isinf(limit), 1, 1 - t * t).astype(w.dtype)
-
-    def _change(self, w: _Weights, bank: int, v0: Array, d: Array) -> Array:
-        """Return f(v0 + d) - f(v0) without cancellation: tanh(x + e) - tanh(x) in product form."""
-        linear = w.gain[bank] * d
-        limit = w.saturation[bank]
-        if np.isinf(limit).all():
-            return linear
-        finite = np.where(np.isinf(limit), 1, limit).astype(w.dtype)
-        t = np.tanh(w.gain[bank] * (v0 + w.offset[bank]) / finite)
-        e = np.tanh(linear / finite)
-        return np.where(np.isinf(limit), linear, finite * e * (1 - t * t) / (1 + t * e)).astype(w.dtype)
-
-    def _curvature(self, w: _Weights, bank: int, v0: Array, d: Array, slope: Array) -> tuple[Array, Array]:
-        """Return f(v0 + d) - f(v0) - a d and its derivative."""
-        return self._change(w, bank, v0, d) - slope * d, self._slope(w, bank, v0 + d) - slope
+            slope = np.broadcast_to(gain, v0.shape)
+            return _BankPoint(gain=gain, limit=None, t=None, slope=slope, back=back, two_way=two_way)
+        # A linear amplifier among saturating ones: so wide that no voltage here bends it.
+        finite = np.where(np.isinf(limit), 1e30, limit).astype(w.dtype)
+        t = np.tanh(gain * (v0 + w.offset[bank]) / finite)
+        slope = gain * (1 - t * t)
+        return _BankPoint(gain=gain, limit=finite, t=t, slope=slope, back=back, two_way=two_way)
 
     def diode_slopes(self, w: _Weights, layer: int, v0: Array) -> Array | float:
         diodes = w.diodes[layer]
@@ -538,9 +552,9 @@ class LayeredPlan:
             residual.append(current)
         return residual
 
-    def bank_slopes(self, w: _Weights, state: list[Array]) -> list[Array]:
-        """Return the small-signal gain (B, n) of every bank."""
-        return [self._slope(w, k, state[layer]) for k, layer in enumerate(self.structure.bank_layer)]
+    def bank_points(self, w: _Weights, state: list[Array]) -> list[_BankPoint]:
+        """Return every bank at the node voltages of the layers."""
+        return [self._bank_point(w, k, state[layer]) for k, layer in enumerate(self.structure.bank_layer)]
 
     def full_voltage(self, w: _Weights, known: Array, state: list[Array]) -> FloatArray:
         """Return all node voltages (B, N) V of the free phase from those of the layers."""
@@ -555,7 +569,7 @@ class LayeredPlan:
         return v
 
     def full_displacement(
-        self, w: _Weights, phase: Phase, v0: list[Array], slopes: list[Array], state: list[Array]
+        self, w: _Weights, phase: Phase, banks: list[_BankPoint], state: list[Array]
     ) -> FloatArray:
         """Return the displacement of all nodes (B, N) V from that of the layers."""
         d = np.zeros((len(state[0]), self.netlist.n_nodes))
@@ -563,7 +577,7 @@ class LayeredPlan:
             d[:, nodes] = x
         for index, bank in enumerate(self.netlist.banks):
             layer = self.structure.bank_layer[index]
-            passed = self._forward(w, phase, index, v0[layer], state[layer], slopes[index])
+            passed = banks[index].forward(phase, state[layer])
             if passed is not None:
                 d[:, bank.out_pos] = passed
                 if bank.out_neg is not None:

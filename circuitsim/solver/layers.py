@@ -191,8 +191,11 @@ class Layers:
         for index, bank in enumerate(n.banks):
             if not bank.one_way and np.isfinite(bank.saturation).any():
                 raise NotLayered(f"bank {bank.name} saturates and feeds back")
-            if any(link.source == "layer" and self.bank_layer[index] < 0 for link in self.links):
+            if self.bank_layer[index] < 0:
                 raise NotLayered(f"bank {bank.name} is controlled by a driven node")
+        for index, layer in enumerate(self.sense_layer):
+            if layer < 0:
+                raise NotLayered(f"virtual ground {n.senses[index].name} feeds a driven node")
 
     def _edges(self, *, swapped: bool) -> set[tuple[int, int]]:
         """Return (from, to) between layers: in the free phase, or in the corrected and transposed ones."""

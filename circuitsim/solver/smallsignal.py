@@ -91,7 +91,7 @@ def metric_of(matrix: FloatArray, tolerance: float = 1e-9) -> tuple[bool, FloatA
     n = len(matrix)
     off = np.abs(matrix - np.diag(np.diag(matrix)))
     floor = tolerance * off.max() if n > 1 else 0.0
-    both = (off > floor) & (off.T > floor) & (matrix * matrix.T > 0)
+    both = (np.minimum(off, off.T) > floor) & (matrix * matrix.T > 0)
     metric = np.ones(n)
     left = np.ones(n, dtype=np.bool_)
     for root in range(n):

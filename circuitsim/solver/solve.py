@@ -79,6 +79,7 @@ def solve(
     settings: SolverSettings | None = None,
     *,
     start: OperatingPoint | None = None,
+    guess: FloatArray | None = None,
 ) -> OperatingPoint:
     """Solve ``F(x) = 0`` with the drive's nudge and correction, for B samples.
 
@@ -88,6 +89,7 @@ def solve(
         drive: a `Drive`, or plain inputs (B, n_in) for the free phase.
         settings: method, precision, tolerances.
         start: a nearby operating point to start from.
+        guess: for the layered nudged and corrected phases, a displacement (B, N) V to start from.
 
     Raises:
         ConvergenceError: a sample did not converge and ``settings.throw`` is set.
@@ -96,7 +98,7 @@ def solve(
     if not isinstance(drive, Drive):
         drive = Drive.of(plan.netlist, drive)
     if plan.chosen(settings) == "layered":
-        point = _solve_layered(plan, values, drive, settings, start)
+        point = _solve_layered(plan, values, drive, settings, start, guess)
     else:
         point = _solve_general(plan, values, drive, settings, start)
     if settings.throw and not point.converged:
@@ -123,7 +125,12 @@ def _solve_general(
 
 
 def _solve_layered(
-    plan: Plan, values: Values, drive: Drive, settings: SolverSettings, start: OperatingPoint | None
+    plan: Plan,
+    values: Values,
+    drive: Drive,
+    settings: SolverSettings,
+    start: OperatingPoint | None,
+    guess: FloatArray | None,
 ) -> OperatingPoint:
     layered = plan.layered
     equations = Equations(netlist=plan.netlist, values=values)
@@ -143,6 +150,7 @@ def _solve_layered(
             inputs=drive.inputs,
             nudge=drive.nudge,
             residual=drive.anchor is None,
+            start=guess,
         )
         displacement = result.displacement
     v, iterations, status = result.node_voltage, result.iterations, result.status

@@ -37,7 +37,8 @@ class NgspiceEngine:
         Raises:
             CrossCheckError: the program is missing.
         """
-        text = self._run(["--version"], Path.cwd())
+        with TemporaryDirectory(prefix="circuitsim-ngspice-") as folder:
+            text = self._run(["--version"], Path(folder))
         match = re.search(r"ngspice-(\S+)", text.stdout)
         return match[1] if match else ""
 
