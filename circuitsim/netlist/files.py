@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -103,13 +103,25 @@ def read_netlist(path: Path) -> Netlist:
         NetlistError: the file is missing, is not YAML, or describes no valid circuit.
     """
     try:
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        document = yaml.load(path.read_text(), Loader=loader)
+        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except OSError as error:
         raise NetlistError(f"cannot be read: {error.strerror}", file=path) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, KeyError, AttributeError, RecursionError) as error:
         raise NetlistError(f"is not YAML: {' '.join(str(error).split())}", file=path) from error
     return parse_netlist(document, file=path)
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """YAML lets a later key silently replace an earlier one: refuse that."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} is given twice", node.start_mark
+                )
+        return dict(super().construct_mapping(node, deep))
 
 
 def parse_netlist(document: object, *, file: Path | None = None) -> Netlist:
@@ -121,14 +133,18 @@ def parse_netlist(document: object, *, file: Path | None = None) -> Netlist:
     if not isinstance(document, Mapping) or document.get("format") != FORMAT:
         raise NetlistError(f"is not a netlist: `format: {FORMAT}` is missing", file=file)
     known = {"format", "title", "nodes", "elements", "inputs", "outputs", "groups", *_BLOCKS}
-    for key in document:
-        if key not in known:
-            raise NetlistError(
-                "unknown key", file=file, field=str(key), remedy=f"Known: {', '.join(sorted(known))}."
-            )
     where = "document"
+
+    def refuse_unknown(keys: Iterable[object], known: Iterable[str], owner: str | None = None) -> None:
+        for key in keys:
+            if key not in known:
+                remedy = f"Known: {', '.join(sorted(known))}."
+                raise NetlistError("unknown key", file=file, object=owner, field=str(key), remedy=remedy)
+
+    refuse_unknown(document, known)
     try:
         builder = NetlistBuilder(str(document.get("title", "circuit")))
+        refuse_unknown(document.get("elements", {}), {t.kind for t in ELEMENT_TABLES}, "elements")
         for node in document.get("nodes", ()):
             builder.node(str(node))
         for table in ELEMENT_TABLES:
@@ -136,6 +152,7 @@ def parse_netlist(document: object, *, file: Path | None = None) -> Netlist:
             if rows is None:
                 continue
             where = f"elements.{table.kind}"
+            refuse_unknown(rows, {"name", *(column.name for column in table.columns())}, where)
             labels = [str(label) for label in rows["name"]]
             columns: dict[str, Any] = {}
             for column in table.columns():
@@ -161,10 +178,11 @@ def parse_netlist(document: object, *, file: Path | None = None) -> Netlist:
             )
             for number, item in enumerate(document.get(key, ())):
                 where = f"{key}[{number}]"
+                refuse_unknown(item, {"name", *nodes, *arrays, *scalars}, where)
                 fields: dict[str, Any] = {"name": str(item["name"])}
                 fields |= {n: builder.nodes(str(k) for k in item[n]) for n in nodes if n in item}
                 fields |= {a: np.array(item[a]) for a in arrays if a in item}
-                fields |= {s: item[s] for s in scalars if s in item}
+                fields |= {s: _scalar(s, item[s]) for s in scalars if s in item}
                 add(block_type(**fields))
         where = "groups"
         for name, group in document.get("groups", {}).items():
@@ -172,20 +190,30 @@ def parse_netlist(document: object, *, file: Path | None = None) -> Netlist:
         where = "outputs"
         if "outputs" in document:
             ports = document["outputs"]
+            refuse_unknown(ports, {"pos", "neg"}, where)
             builder.outputs(*(builder.nodes(str(node) for node in ports[side]) for side in ("pos", "neg")))
         where = "inputs"
         if "inputs" in document:
             ports = document["inputs"]
+            refuse_unknown(ports, {"source", "column", "gain"}, where)
             builder.inputs([str(s) for s in ports["source"]], ports["column"], ports["gain"])
         netlist = builder.build(check=False)
     except CircuitsimError:
         raise
     except KeyError as error:
         raise NetlistError(f"key or name {error} is missing", file=file, object=where) from error
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
         raise NetlistError(f"is malformed: {error}", file=file, object=where) from error
     try:
         validate(netlist)
     except NetlistError as error:
         raise NetlistError(str(error), file=file) from error
     return netlist
+
+
+def _scalar(name: str, value: Any) -> float | bool:
+    if name not in ("trainable", "driven"):
+        return float(value)
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be true or false, not {value!r}")
+    return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +23,9 @@ def validate(netlist: Netlist) -> None:
     Raises:
         NetlistError: with every problem, each naming the element, the value, the rule and the remedy.
     """
-    problems = [*_duplicates(netlist), *_ranges(netlist), *_values(netlist)]
-    if not any(problem.field == "nodes" for problem in problems):
+    structural = [*_lengths(netlist), *_ranges(netlist)]
+    problems = [*_duplicates(netlist), *structural, *_values(netlist)]
+    if not structural:
         problems += [*_voltage_loops(netlist), *_floating(netlist)]
     if problems:
         error = NetlistError.all_of(problems)
@@ -50,6 +52,59 @@ def _duplicates(netlist: Netlist) -> list[NetlistError]:
     return problems
 
 
+def _lengths(netlist: Netlist) -> list[NetlistError]:
+    """Columns that belong together have one length; a crossbar's arrays have its shape."""
+    problems = []
+    columns: list[tuple[str, int, str, Any]] = []
+    for table in netlist.tables():
+        columns += [(table.kind, len(table), c.name, getattr(table, c.name)) for c in table.columns()]
+    for bank in netlist.banks:
+        names = ("out_pos", "out_neg", "gain", "saturation", "offset", "back_gain")
+        columns += [(bank.name, len(bank.control), name, getattr(bank, name)) for name in names]
+    for sense in netlist.senses:
+        columns += [(sense.name, len(sense.bit), name, getattr(sense, name)) for name in ("output", "gain")]
+    for load in netlist.loads:
+        columns += [(load.name, len(load.pos), name, getattr(load, name)) for name in ("neg", "target")]
+    columns += [
+        ("inputs", len(netlist.inputs.source), n, getattr(netlist.inputs, n)) for n in ("column", "gain")
+    ]
+    columns += [("outputs", len(netlist.outputs.pos), "neg", netlist.outputs.neg)]
+    for owner, length, name, array in columns:
+        if array is not None and len(array) != length:
+            problems.append(
+                NetlistError(f"must have {length} entries", object=owner, field=name, value=len(array))
+            )
+    for crossbar in netlist.crossbars:
+        halves = [crossbar.word_neg is None, crossbar.g_minus is None]
+        if any(halves) and not all(halves):
+            problems.append(
+                NetlistError(
+                    "word_neg and g_minus: both or neither, for a differential pair", object=crossbar.name
+                )
+            )
+        elif crossbar.word_neg is not None and len(crossbar.word_neg) != len(crossbar.word_pos):
+            problems.append(
+                NetlistError(
+                    f"must have {len(crossbar.word_pos)} entries",
+                    object=crossbar.name,
+                    field="word_neg",
+                    value=len(crossbar.word_neg),
+                )
+            )
+        for name in ("g_plus", "g_minus", "mask"):
+            array = getattr(crossbar, name)
+            if array is not None and array.shape != crossbar.shape:
+                problems.append(
+                    NetlistError(
+                        f"must have the crossbar's shape {crossbar.shape}",
+                        object=crossbar.name,
+                        field=name,
+                        value=array.shape,
+                    )
+                )
+    return problems
+
+
 def _ranges(netlist: Netlist) -> list[NetlistError]:
     problems = []
     columns: list[tuple[str, str, IntArray, int]] = []
@@ -66,32 +121,48 @@ def _ranges(netlist: Netlist) -> list[NetlistError]:
             nodes = getattr(block, name, None)
             if nodes is not None:
                 columns.append((block.name, name, nodes, netlist.n_nodes))
+    columns += [("outputs", name, getattr(netlist.outputs, name), netlist.n_nodes) for name in ("pos", "neg")]
+    columns += [("inputs", "source", netlist.inputs.source, len(netlist.vsource))]
+    columns += [("inputs", "column", netlist.inputs.column, netlist.inputs.size)]
+    columns += [(f"group {name}", "nodes", nodes, netlist.n_nodes) for name, nodes in netlist.groups.items()]
     for owner, column, indices, limit in columns:
         if len(indices) and (indices.min() < 0 or indices.max() >= limit):
             problems.append(
                 NetlistError(f"{column} refers to what is not there", object=owner, field="nodes")
             )
-    for crossbar in netlist.crossbars:
-        for name in ("g_plus", "g_minus", "mask"):
-            array = getattr(crossbar, name)
-            if array is not None and array.shape != crossbar.shape:
-                problems.append(
-                    NetlistError(
-                        f"must have the crossbar's shape {crossbar.shape}",
-                        object=crossbar.name,
-                        field=name,
-                        value=array.shape,
-                    )
-                )
+    driven, times = np.unique(netlist.inputs.source, return_counts=True)
+    for row in driven[times > 1]:
+        problems.append(
+            NetlistError("source is driven by two input columns", object="inputs", value=int(row))
+        )
     return problems
 
 
 def _values(netlist: Netlist) -> list[NetlistError]:
     problems = []
+    blocks: list[tuple[str, str, FloatArray, str]] = [("inputs", "gain", netlist.inputs.gain, "finite")]
+    for bank in netlist.banks:
+        for name in ("gain", "saturation", "offset", "back_gain"):
+            blocks.append((bank.name, name, getattr(bank, name), "finite"))
+    blocks += [(sense.name, "gain", sense.gain, "finite") for sense in netlist.senses]
+    for load in netlist.loads:
+        blocks.append((load.name, "target", load.target, "finite"))
+        blocks.append((load.name, "amplitude", np.array([load.amplitude]), "finite"))
+        blocks.append((load.name, "scale", np.array([load.scale]), "positive"))
+    for owner, name, values, rule in blocks:
+        for row in np.flatnonzero(~_obeys(values, rule, name))[:_MOST_SHOWN]:
+            rule = "positive" if name == "saturation" else rule
+            problems.append(
+                NetlistError(
+                    f"must be {rule}", object=owner, field=f"{name}[{row}]", value=float(values[row])
+                )
+            )
     for table in netlist.tables():
         for column in table.columns("value"):
             rule, unit = column.metadata["rule"], column.metadata["unit"]
             values = getattr(table, column.name)
+            if len(values) != len(table):
+                continue
             for row in np.flatnonzero(~_obeys(values, rule, column.name))[:_MOST_SHOWN]:
                 problems.append(
                     NetlistError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from circuitsim.errors import SpecError
 from circuitsim.units import parse_quantity
 
-__all__ = ["Positive", "Quantity", "Spec", "parse_document", "read_document"]
+__all__ = ["Inconsistent", "Positive", "Quantity", "Spec", "parse_document", "read_document"]
 
 S = TypeVar("S", bound="Spec")
 
@@ -24,6 +24,8 @@ def _quantity(value: object) -> float:
     except SpecError as error:
         hint = f". {error.remedy}" if error.remedy else ""
         raise ValueError(f"{error.rule}{hint}") from None
+    except OverflowError:
+        raise ValueError("must be finite") from None
 
 
 _SCHEMA = {
@@ -39,6 +41,14 @@ class Spec(BaseModel):
     """Base of all specs: frozen, strict about keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Inconsistent(ValueError):
+    """What a spec's own checks raise: problems that name their fields, as seen from that spec."""
+
+    def __init__(self, problems: Sequence[SpecError]) -> None:
+        super().__init__("; ".join(str(problem) for problem in problems))
+        self.problems = tuple(problems)
 
 
 def read_document(path: Path) -> dict[str, Any]:
@@ -57,6 +67,9 @@ def read_document(path: Path) -> dict[str, Any]:
         document = yaml.load(text, Loader=_UniqueKeyLoader)
     except yaml.YAMLError as error:
         raise SpecError(f"is not YAML: {' '.join(str(error).split())}", file=path) from error
+    except (ValueError, KeyError, AttributeError, RecursionError) as error:
+        # PyYAML lets through what its constructors raise at an impossible date or a number too long.
+        raise SpecError(f"holds a value that YAML cannot read: {error}", file=path) from error
     if not isinstance(document, dict):
         raise SpecError("must hold keys and values", file=path, value=type(document).__name__)
     return document
@@ -68,6 +81,8 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, str) and key in seen:
                 raise yaml.constructor.ConstructorError(
@@ -87,8 +102,20 @@ def parse_document(model: type[S], document: Mapping[str, Any], *, file: object 
     try:
         return model.model_validate(document)
     except ValidationError as error:
-        problems = [_problem(model, item, file) for item in error.errors(include_url=False)]
+        problems = [p for item in error.errors(include_url=False) for p in _problems(model, item, file)]
         raise SpecError.all_of(problems) from None
+
+
+def _problems(model: type[BaseModel], item: Any, file: object) -> list[SpecError]:
+    cause = item.get("ctx", {}).get("error")
+    if not isinstance(cause, Inconsistent):
+        return [_problem(model, item, file)]
+    above = [str(part) for part in item["loc"]]
+    found = []
+    for p in cause.problems:
+        field = ".".join([*above, *([p.field] if p.field else [])])
+        found.append(SpecError(p.rule, file=file, field=field, value=p.value, remedy=p.remedy))
+    return found
 
 
 def _problem(model: type[BaseModel], item: Any, file: object) -> SpecError:
@@ -105,9 +132,6 @@ def _problem(model: type[BaseModel], item: Any, file: object) -> SpecError:
         )
     if kind == "missing":
         return SpecError("is required", file=file, field=field)
-    if kind == "value_error" and isinstance(item.get("ctx", {}).get("error"), SpecError):
-        inner = item["ctx"]["error"]
-        return SpecError(str(inner), file=file, field=field)
     message = item["msg"].removeprefix("Value error, ")
     message = message.replace("Input should be", "must be").replace("Input tag", "kind")
     if kind == "union_tag_invalid":

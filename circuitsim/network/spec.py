@@ -8,7 +8,14 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from circuitsim.errors import SpecError
-from circuitsim.network.documents import Positive, Quantity, Spec, parse_document, read_document
+from circuitsim.network.documents import (
+    Inconsistent,
+    Positive,
+    Quantity,
+    Spec,
+    parse_document,
+    read_document,
+)
 
 __all__ = [
     "BiasSpec",
@@ -210,7 +217,7 @@ class NetworkSpec(Spec):
     def _consistent(self) -> NetworkSpec:
         problems = _problems(self)
         if problems:
-            raise ValueError("; ".join(str(problem) for problem in problems))
+            raise Inconsistent(problems)
         return self
 
     @property

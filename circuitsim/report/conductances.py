@@ -12,7 +12,7 @@ from circuitsim.report.style import FAINT, PALETTE, headline_arm, new_figure
 
 __all__ = ["conductance_histograms"]
 
-_BINS = 40
+_BINS = 33
 _COLUMNS = 4
 _HALVES = ("g_plus", "g_minus")
 _SIEMENS = 1e6
@@ -29,10 +29,10 @@ def conductance_histograms(record: RunRecord) -> Figure | None:
         return None
     pairs = _pairs(record, arm)
     moved = float(np.mean(np.concatenate([np.abs(after - before) for before, after in pairs.values()])))
-    figure = new_figure(
-        0.9 + 3.6 * -(-len(pairs) // _COLUMNS),
-        f"Learning ({arm.name}) moved the conductances by {_number(moved)} µS on average",
-    )
+    title = f"Learning ({arm.name}) moved the conductances by {_number(moved)} µS on average"
+    if (limited := _share_at_limits([after for _, after in pairs.values()])) > 0.01:
+        title += f"; {100 * limited:.0f} % end at a limit"
+    figure = new_figure(0.9 + 3.6 * -(-len(pairs) // _COLUMNS), title)
     columns = min(_COLUMNS, len(pairs))
     grid = figure.subplots(-(-len(pairs) // columns), columns, squeeze=False).reshape(-1)
     everything = np.concatenate([np.concatenate(pair) for pair in pairs.values()])
@@ -69,6 +69,17 @@ def _panel(
     )
     axes.set_xlabel("conductance [µS]")
     axes.set_ylim(bottom=0)
+
+
+def _share_at_limits(learned: list[NDArray[np.float64]]) -> float:
+    """Return the share of devices that the allowed range has stopped."""
+    stopped = 0
+    for values in learned:
+        for limit in {float(values.min()), float(values.max())}:
+            count = int(np.isclose(values, limit, rtol=1e-9, atol=0).sum())
+            # One device has to be the least; several at exactly its value were stopped there.
+            stopped += count if count > 1 else 0
+    return stopped / sum(len(values) for values in learned)
 
 
 def _learned_arm(record: RunRecord) -> ArmRecord | None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from circuitsim.record import ArmRecord, RunRecord
@@ -29,18 +30,19 @@ def learning_curves(record: RunRecord) -> Figure | None:
     left, right = figure.subplots(1, 2)
     styles = line_styles(record)
     epochs = max(arm.epochs_done for arm in record.arms.values())
+    scale, unit = _watts(record)
     for name, arm in record.arms.items():
         if _reached(arm, "test_accuracy"):
             accuracy = 100 * arm.metrics["test_accuracy"]
             label = f"{name} {_last(arm, 'test_accuracy'):.2%}".replace("%", " %")
             left.plot(_epochs(accuracy), accuracy, label=label, **styles[name])
         if _reached(arm, "train_cost"):
-            cost = arm.metrics["train_cost"]
+            cost = arm.metrics["train_cost"] / scale
             right.plot(_epochs(cost), cost, label=name, **styles[name])
     left.set_title("Held-out samples classified correctly")
     left.set_ylabel("test accuracy [%]")
     right.set_title("Cost while learning, mean over the epoch")
-    right.set_ylabel("training cost [W]")
+    right.set_ylabel(f"training cost [{unit}]")
     _log_if_positive(right)
     for axes in (left, right):
         count_epochs(axes, epochs)
@@ -74,7 +76,7 @@ def gradient_alignment(record: RunRecord) -> Figure | None:
         top.set_ylim(min(-0.05, low - 0.05 * (1 - low)), 1.05)
         count_epochs(bottom, epochs)
         if place % columns == 0:
-            top.set_ylabel("cosine to the exact gradient")
+            top.set_ylabel("cosine to exact gradient")
             bottom.set_ylabel("1 − cosine")
         else:
             top.tick_params(labelleft=False)
@@ -93,18 +95,18 @@ def _alignment_panels(
         top.plot(_epochs(cosine), cosine, label=name, **styles[name])
         bottom.plot(_epochs(cosine), np.maximum(1 - cosine, FLOOR), label=name, **styles[name])
     bottom.set_yscale("log")
-    bottom.set_ylim(FLOOR / 8, 8)
+    bottom.set_ylim(FLOOR / 1e3, 10)
     bottom.set_yticks([10.0**power for power in range(-16, 1, 4)])
     bottom.minorticks_off()
     bottom.axhline(FLOOR, color=FAINT, linewidth=0.9, linestyle=(0, (2, 2)), zorder=1)
     bottom.annotate(
-        "floating-point rounding",
+        "limit of double precision",
         (0.98, FLOOR),
         xycoords=("axes fraction", "data"),
-        xytext=(0, 3),
+        xytext=(0, -5),
         textcoords="offset points",
         ha="right",
-        va="bottom",
+        va="top",
         fontsize=8,
         color=FAINT,
     )
@@ -134,14 +136,23 @@ def _alignment_title(record: RunRecord, crossbars: list[str]) -> str:
             error = max(error, found)
     if len(wrong) > 1:
         return f"{', '.join(wrong)} miss the exact gradient"
-    rest = f"within {_order(error)} of the exact gradient's direction"
     if not wrong:
-        return f"Every estimate is {rest}"
+        return f"Every estimate has the direction of the exact gradient, to {_order(error)}"
     [(name, places)] = wrong.items()
     where = f"in {len(places)} of {len(crossbars)} crossbars"
     if len(record.arms) == 1:
         return f"{name} misses the exact gradient {where}"
-    return f"{name} misses the gradient {where}; all else is {rest}"
+    return f"{name} misses the gradient {where}; all else agrees to {_order(error)}"
+
+
+def _watts(record: RunRecord) -> tuple[float, str]:
+    """Return the unit in which the largest training cost reads well, in W and by name."""
+    costs = [np.abs(arm.metrics["train_cost"]) for arm in record.arms.values() if _reached(arm, "train_cost")]
+    largest = max((float(np.nanmax(cost)) for cost in costs), default=1.0)
+    for scale, unit in ((1.0, "W"), (1e-3, "mW"), (1e-6, "µW"), (1e-9, "nW"), (1e-12, "pW")):
+        if largest >= scale:
+            return scale, unit
+    return 1.0, "W"
 
 
 def _order(value: float) -> str:
@@ -186,3 +197,6 @@ def _log_if_positive(axes: Axes) -> None:
     values = values[np.isfinite(values)]
     if len(values) and values.min() > 0 and values.max() > 3 * values.min():
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+        axes.yaxis.set_minor_formatter(NullFormatter())

@@ -89,11 +89,12 @@ def _bars(axes: Axes, values: NDArray[np.float64], colour: str) -> None:
 
 def _draw_probabilities(axes: Axes, probability: NDArray[np.float64], label: int) -> None:
     classes = np.arange(probability.size)
-    colours = [PALETTE[1] if k == label else "#B8B8B8" for k in classes]
+    winner = int(probability.argmax())
+    colours = [PALETTE[1] if k == label else PALETTE[0] if k == winner else "#B8B8B8" for k in classes]
     bars = axes.barh(classes, 100 * probability, color=colours, height=0.75)
     for k, bar in zip(classes, bars, strict=True):
         text = f"{100 * probability[k]:.1f} %" + (" (true label)" if k == label else "")
-        inside = k == label and probability[k] > 0.6
+        inside = probability[k] > 0.6
         axes.annotate(
             text,
             (bar.get_width(), k),

@@ -385,8 +385,14 @@ class LayeredPlan:
         order = self.structure.order if phase == "nudged" else self.structure.order_back
         self._sweep(order, once, update, state, conductance, sweeps, settings)
         moved = self.full_displacement(w, phase, banks, state)
+        node_voltage = free_voltage + moved
+        if phase == "nudged":
+            # The start may belong to other inputs than these.
+            fixed = self.structure.known
+            node_voltage[:, fixed] = self.known_voltages(values, inputs)[:, fixed]
+            moved[:, fixed] = node_voltage[:, fixed] - free_voltage[:, fixed]
         return LayeredResult(
-            node_voltage=free_voltage + moved,
+            node_voltage=node_voltage,
             displacement=moved,
             iterations=sweeps.iterations,
             status=sweeps.status,
