@@ -28,8 +28,10 @@ _SCALE = {
 }
 UNITS = ("ohm", "hz", "s", "v", "a", "f", "w", "h")
 _NUMBER = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([a-zA-Zµ]*)\s*")
-_PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "u"))
-_PREFIXES += ((1e-9, "n"), (1e-12, "p"), (1e-15, "f"), (1e-18, "a"))
+_PREFIXES = [
+    (10.0 ** (12 - 3 * k), prefix)
+    for k, prefix in enumerate(("T", "G", "M", "k", "", "m", "u", "n", "p", "f", "a"))
+]
 
 
 def parse_quantity(value: object) -> float:

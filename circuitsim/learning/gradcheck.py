@@ -133,6 +133,6 @@ def _pick(exact: Gradient, name: str, mask: object, devices: int, seed: int) -> 
 def _compare(a: FloatArray, b: FloatArray, suffix: str) -> dict[str, float]:
     size = float(np.linalg.norm(a) * np.linalg.norm(b))
     return {
-        f"relative_error{suffix}": float(np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-300)),
+        f"relative_error{suffix}": float(np.linalg.norm(a - b)) / max(float(np.linalg.norm(b)), 1e-300),
         f"cosine{suffix}": float(a @ b) / size if size > 0 else 0.0,
     }

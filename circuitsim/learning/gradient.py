@@ -81,6 +81,6 @@ def alignment(estimate: Gradient, exact: Gradient) -> dict[str, tuple[float, flo
     for name in exact.crossbars:
         a, b = estimate.flat(name), exact.flat(name)
         size = float(np.linalg.norm(a) * np.linalg.norm(b))
-        error = float(np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-300))
+        error = float(np.linalg.norm(a - b)) / max(float(np.linalg.norm(b)), 1e-300)
         found[name] = (float(a @ b) / size if size > 0 else 0.0, error)
     return found

@@ -128,16 +128,16 @@ def corrected_netlist(netlist: Netlist, voltage: FloatArray, current: FloatArray
     for row, label in enumerate(b.name):
         p = (name[b.control_pos[row]], name[b.control_neg[row]])
         v_p = drop(b, row, "control_pos", "control_neg")
-        parameters = {c: float(getattr(b, c)[row]) for c in ("gain", "saturation", "offset")}
-        a = float(buffer_gain(v_p, **parameters))
+        gain, limit, offset = float(b.gain[row]), float(b.saturation[row]), float(b.offset[row])
+        a = float(buffer_gain(v_p, gain, limit, offset))
         pos, neg = name[b.pos[row]], name[b.neg[row]]
         if np.isinf(b.saturation[row]):
             builder.add(
-                "vsource", f"{label}.held", pos, neg, voltage=float(buffer_voltage(v_p, **parameters))
+                "vsource", f"{label}.held", pos, neg, voltage=float(buffer_voltage(v_p, gain, limit, offset))
             )
         else:
             top, low = writer.internal(f"{label}.top"), writer.internal(f"{label}.low")
-            builder.add("buffer", label, pos, top, *p, **parameters)
+            builder.add("buffer", label, pos, top, *p, gain=gain, saturation=limit, offset=offset)
             builder.add("vcvs", f"{label}.hold", top, low, *p, gain=-a)
             builder.add("vsource", f"{label}.held", low, neg, voltage=a * v_p)
         writer.swapped_current(label, p, gain=-a, anchor=float(i0[branch["buffer"] + row]))
@@ -174,7 +174,7 @@ def dyadic_netlist(netlist: Netlist, voltage: FloatArray, nudge: Nudge, sample: 
     )
     # A diode far in reverse without a parallel conductance conducts nothing.
     on = np.flatnonzero(g_d > 0)
-    copy("resistor", [d.name[k] for k in on], d.pos[on], d.neg[on], conductance=g_d[on])
+    copy("resistor", [d.name[int(k)] for k in on], d.pos[on], d.neg[on], conductance=g_d[on])
 
     tail: list[str] = []
     sensed = {int(k) for k in (*netlist.cccs.control, *netlist.ccvs.control)}
@@ -255,7 +255,7 @@ class _Writer:
     def in_series(self, label: str, start: str, kind: str, *control: str, **values: float) -> str:
         """Add an element from ``start`` to a new node and return that node."""
         end = self.internal(f"{label}.end")
-        self.builder.add(kind, label, start, end, *control, **values)
+        self.builder.add(kind, label, start, end, *control, control=None, **values)
         return end
 
     def swapped_current(self, label: str, port: tuple[str, str], *, gain: float, anchor: float = 0.0) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +135,7 @@ def parse_netlist(document: object, *, file: Path | None = None) -> Netlist:
     known = {"format", "title", "nodes", "elements", "inputs", "outputs", "groups", *_BLOCKS}
     where = "document"
 
-    def refuse_unknown(keys: Iterable[object], known: Iterable[str], owner: str | None = None) -> None:
+    def refuse_unknown(keys: Iterable[Any], known: Collection[str], owner: str | None = None) -> None:
         for key in keys:
             if key not in known:
                 remedy = f"Known: {', '.join(sorted(known))}."

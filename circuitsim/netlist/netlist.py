@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -118,6 +118,10 @@ class Netlist:
         for table in ELEMENT_TABLES:
             yield getattr(self, table.kind)
 
+    @property
+    def blocks(self) -> tuple[Crossbar | AmplifierBank | CurrentSense | SoftmaxLoad, ...]:
+        return (*self.crossbars, *self.banks, *self.senses, *self.loads)
+
     def crossbar(self, name: str) -> Crossbar:
         for crossbar in self.crossbars:
             if crossbar.name == name:
@@ -177,13 +181,13 @@ class Netlist:
     def with_values(self, values: Values) -> Netlist:
         """Return the same structure carrying ``values``."""
         changed: dict[str, Any] = {
-            table.kind: replace(table, **values.tables[table.kind]) for table in self.tables()
+            table.kind: _changed(table, values.tables[table.kind]) for table in self.tables()
         }
         changed["crossbars"] = tuple(
             replace(c, g_plus=values.crossbars[c.name][0], g_minus=values.crossbars[c.name][1])
             for c in self.crossbars
         )
-        changed["banks"] = tuple(replace(bank, **values.banks[bank.name]) for bank in self.banks)
+        changed["banks"] = tuple(_changed(bank, values.banks[bank.name]) for bank in self.banks)
         changed["senses"] = tuple(replace(sense, gain=values.senses[sense.name]) for sense in self.senses)
         return replace(self, **changed)
 
@@ -221,7 +225,7 @@ class Netlist:
                     add(column.name, getattr(table, column.name))
         structural = {"word_pos", "word_neg", "bit", "mask", "driven", "control", "out_pos", "out_neg"}
         structural |= {"name", "pos", "neg", "output", "g_min", "g_max", "trainable"}
-        for block in (*self.crossbars, *self.banks, *self.senses, *self.loads):
+        for block in self.blocks:
             for item in fields(block):
                 if with_values or item.name in structural:
                     add(item.name, getattr(block, item.name))
@@ -229,3 +233,11 @@ class Netlist:
             for item in fields(port):
                 add(item.name, getattr(port, item.name))
         return digest.hexdigest()
+
+
+T = TypeVar("T", Table, AmplifierBank)
+
+
+def _changed(item: T, columns: Mapping[str, FloatArray]) -> T:
+    changes: dict[str, Any] = dict(columns)
+    return replace(item, **changes)

@@ -45,8 +45,7 @@ def _duplicates(netlist: Netlist) -> list[NetlistError]:
                     problems.append(
                         NetlistError(f"{count} elements of kind {table.kind} have this name", object=name)
                     )
-    blocks = (*netlist.crossbars, *netlist.banks, *netlist.senses, *netlist.loads)
-    for name, count in Counter(block.name for block in blocks).items():
+    for name, count in Counter(block.name for block in netlist.blocks).items():
         if count > 1:
             problems.append(NetlistError(f"{count} blocks have this name", object=name))
     return problems
@@ -116,7 +115,7 @@ def _ranges(netlist: Netlist) -> list[NetlistError]:
             (table.kind, c.name, getattr(table, c.name), len(netlist.vsource))
             for c in table.columns("source")
         ]
-    for block in (*netlist.crossbars, *netlist.banks, *netlist.senses, *netlist.loads):
+    for block in netlist.blocks:
         for name in ("word_pos", "word_neg", "bit", "control", "out_pos", "out_neg", "output", "pos", "neg"):
             nodes = getattr(block, name, None)
             if nodes is not None:

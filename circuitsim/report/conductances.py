@@ -29,7 +29,7 @@ def conductance_histograms(record: RunRecord) -> Figure | None:
         return None
     pairs = _pairs(record, arm)
     moved = float(np.mean(np.concatenate([np.abs(after - before) for before, after in pairs.values()])))
-    title = f"Learning ({arm.name}) moved the conductances by {_number(moved)} µS on average"
+    title = f"Learning moved the conductances by {_number(moved)} µS on average"
     if (limited := _share_at_limits([after for _, after in pairs.values()])) > 0.01:
         title += f"; {100 * limited:.0f} % end at a limit"
     figure = new_figure(0.9 + 3.6 * -(-len(pairs) // _COLUMNS), title)
@@ -46,8 +46,8 @@ def conductance_histograms(record: RunRecord) -> Figure | None:
         axes.remove()
     for place in range(0, len(pairs), columns):
         grid[place].set_ylabel("devices [%]")
-    handles, labels = grid[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    handles, _ = grid[0].get_legend_handles_labels()
+    figure.legend(handles, ["initial", f"learned ({arm.name})"], loc="outside lower center", ncols=2)
     return figure
 
 

@@ -20,6 +20,7 @@ FLOOR = 2.0**-53
 
 _COSINE = "cosine/"
 _COLUMNS = 4
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def learning_curves(record: RunRecord) -> Figure | None:
@@ -90,12 +91,12 @@ def _alignment_panels(
     record: RunRecord, crossbar: str, top: Axes, bottom: Axes, styles: dict[str, dict[str, Any]]
 ) -> None:
     top.set_title(crossbar)
+    bottom.set_yscale("log")
+    bottom.set_ylim(FLOOR / 1e3, 10)
     for name, arm in record.arms.items():
         cosine = _cosine(arm, crossbar)
         top.plot(_epochs(cosine), cosine, label=name, **styles[name])
         bottom.plot(_epochs(cosine), np.maximum(1 - cosine, FLOOR), label=name, **styles[name])
-    bottom.set_yscale("log")
-    bottom.set_ylim(FLOOR / 1e3, 10)
     bottom.set_yticks([10.0**power for power in range(-16, 1, 4)])
     bottom.minorticks_off()
     bottom.axhline(FLOOR, color=FAINT, linewidth=0.9, linestyle=(0, (2, 2)), zorder=1)
@@ -156,7 +157,8 @@ def _watts(record: RunRecord) -> tuple[float, str]:
 
 
 def _order(value: float) -> str:
-    return f"{value:.0e}".replace("e-0", "e-")
+    digits, _, power = f"{value:.0e}".partition("e")
+    return f"{digits}×10{str(int(power)).translate(_SUPERSCRIPT)}"
 
 
 def _crossbars(record: RunRecord) -> list[str]:

@@ -40,17 +40,17 @@ def result_rows(record: RunRecord) -> tuple[list[str], list[list[str]], list[dic
     ]
     rows, results = [], []
     for arm in record.arms.values():
+        accuracy, residual = _last(arm, "test_accuracy"), _worst(arm, "kcl_residual")
         cosines = {name: _mean(arm, f"cosine/{name}") for name in crossbars}
         result = {
             "estimator": arm.name,
-            "test_accuracy": _last(arm, "test_accuracy"),
+            "test_accuracy": accuracy,
             "epochs": arm.epochs_done,
             "seconds": _total(arm, "seconds"),
             "cosine": cosines,
-            "kcl_residual": _worst(arm, "kcl_residual"),
+            "kcl_residual": residual,
         }
         results.append(result)
-        accuracy = result["test_accuracy"]
         label = f"{arm.name} (exact reference)" if arm.name.startswith("adjoint") else arm.name
         rows.append(
             [
@@ -59,7 +59,7 @@ def result_rows(record: RunRecord) -> tuple[list[str], list[list[str]], list[dic
                 f"{arm.epochs_done}/{arm.epochs}",
                 f"{result['seconds']:.1f}",
                 *(_cosine(cosines[name]) for name in crossbars),
-                "" if result["kcl_residual"] is None else f"{result['kcl_residual']:.0e}",
+                "" if residual is None else f"{residual:.0e}",
             ]
         )
     return columns, rows, results

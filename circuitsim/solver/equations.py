@@ -23,7 +23,7 @@ from circuitsim.netlist.models import (
 from circuitsim.netlist.tables import FloatArray, IntArray
 from circuitsim.solver.point import Drive
 
-__all__ = ["Equations", "drive_residual"]
+__all__ = ["Equations", "accumulate", "drive_residual"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -185,8 +185,8 @@ class Equations:
                 w = v[:, words]
                 from_word = w * g.sum(axis=1) - bit @ g.T
                 into_bit = w @ g - bit * g.sum(axis=0)
-                np.add.at(node, (slice(None), words), from_word)
-                np.add.at(node, (slice(None), crossbar.bit), -into_bit)
+                accumulate(node, words, from_word)
+                accumulate(node, crossbar.bit, -into_bit)
                 if into_bit.size:
                     largest = np.maximum(largest, np.abs(into_bit).max(axis=1))
         return node, largest
@@ -216,24 +216,24 @@ class Equations:
         if len(n.cccs):
             f, gain = n.cccs, t["cccs"]["gain"]
             if transpose:
-                np.add.at(branch, (slice(None), f.control), gain * _drop(v, f.pos, f.neg))
+                accumulate(branch, f.control, gain * _drop(v, f.pos, f.neg))
             else:
                 _leave(node, f.pos, f.neg, gain * i[:, f.control])
         if len(n.ccvs):
             h, r, k = n.ccvs, t["ccvs"]["transresistance"], self._rows("ccvs", len(n.ccvs))
             if transpose:
-                np.add.at(branch, (slice(None), h.control), -r * i[:, k])
+                accumulate(branch, h.control, -r * i[:, k])
             else:
                 branch[:, k] -= r * i[:, h.control]
         for sense in n.senses:
             k = self._rows(f"sense {sense.name}", len(sense.bit))
             gain = self.values.senses[sense.name]
-            np.add.at(node, (slice(None), sense.bit), i[:, k])
+            accumulate(node, sense.bit, i[:, k])
             branch[:, k] += v[:, sense.bit]
             if transpose:
                 branch[:, k] -= gain * v[:, sense.output]
             else:
-                np.add.at(node, (slice(None), sense.output), -gain * i[:, k])
+                accumulate(node, sense.output, -gain * i[:, k])
 
     def _bank(
         self,
@@ -252,9 +252,9 @@ class Equations:
                 continue
             k = slice(start, start + size)
             start += size
-            np.add.at(node, (slice(None), ends), i[:, k])
+            accumulate(node, ends, i[:, k])
             branch[:, k] += v[:, ends] - sign * out
-            np.add.at(node, (slice(None), bank.control), -sign * back * i[:, k])
+            accumulate(node, bank.control, -sign * back * i[:, k])
 
 
 def drive_residual(
@@ -286,6 +286,13 @@ def _leave(node: FloatArray, pos: IntArray, neg: IntArray, current: FloatArray) 
     count = node.shape[1]
     for b in range(len(node)):
         node[b] += np.bincount(pos, current[b], count) - np.bincount(neg, current[b], count)
+
+
+def accumulate(total: FloatArray, index: IntArray, amount: FloatArray) -> None:
+    """``total[:, index] += amount``, counting repeated indices every time."""
+    amounts = np.broadcast_to(amount, (len(total), len(index)))
+    for row, part in zip(total, amounts, strict=True):
+        row += np.bincount(index, part, len(row))
 
 
 def _halves(crossbar: Crossbar, values: Values) -> list[tuple[IntArray, FloatArray]]:

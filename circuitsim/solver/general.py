@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from circuitsim.errors import NetlistError
 from circuitsim.netlist import GROUND, Flat, Netlist, Values, flatten
 from circuitsim.netlist.tables import FloatArray, IntArray
+from circuitsim.solver.equations import accumulate
 from circuitsim.solver.kernels.newton import Circuit, adjoint_batch, newton_batch, small_signal_values
 from circuitsim.solver.kernels.sparse_lu import OK, LUPlan, analyse
 from circuitsim.solver.point import Drive, OperatingPoint, SolverSettings
@@ -47,7 +48,7 @@ class _Stamps:
     size: int
 
     def assemble(self, parameters: FloatArray) -> FloatArray:
-        return np.bincount(self.slot, self.sign * parameters[self.which], self.size)
+        return np.bincount(self.slot, self.sign * parameters[self.which], self.size).astype(np.float64)
 
 
 class GeneralPlan:
@@ -152,12 +153,12 @@ class GeneralPlan:
         tied = (unknown[row] >= 0) & known[col]
 
         self._diode_pairs = self._quads(n.diode.pos, n.diode.neg, n.diode.pos, n.diode.neg)
-        b = n.buffer
-        self._buffer_rows = unknown[n_nodes + branch["buffer"] + np.arange(len(b))]
+        amplifiers = n.buffer
+        self._buffer_rows = unknown[n_nodes + branch["buffer"] + np.arange(len(amplifiers))]
         self._buffer_pairs = np.stack(
             [
-                np.stack([self._buffer_rows, self.node_unknown[b.control_pos]], axis=1),
-                np.stack([self._buffer_rows, self.node_unknown[b.control_neg]], axis=1),
+                np.stack([self._buffer_rows, self.node_unknown[amplifiers.control_pos]], axis=1),
+                np.stack([self._buffer_rows, self.node_unknown[amplifiers.control_neg]], axis=1),
             ],
             axis=1,
         )
@@ -336,7 +337,7 @@ class GeneralPlan:
                 rows = self.node_unknown[nodes]
                 free = rows >= 0
                 values = np.broadcast_to(current, (len(v), len(nodes)))
-                np.add.at(constant, (slice(None), rows[free]), sign * values[:, free])
+                accumulate(constant, rows[free], sign * values[:, free])
 
         if len(n.isource):
             leave(n.isource.pos, n.isource.neg, values.tables["isource"]["current"])
@@ -407,7 +408,7 @@ class GeneralPlan:
         load = np.zeros((len(v), len(self.is_node)))
         for nodes, sign in ((n.outputs.pos, 1.0), (n.outputs.neg, -1.0)):
             rows = self.node_unknown[nodes]
-            np.add.at(load, (slice(None), rows[rows >= 0]), sign * output_current[:, rows >= 0])
+            accumulate(load, rows[rows >= 0], sign * output_current[:, rows >= 0])
         lu = self._factors(circuit, v[0])
         v, targets = np.ascontiguousarray(v), self._targets(len(v), None)
         s, status = np.empty_like(load), np.empty(len(v), np.int8)

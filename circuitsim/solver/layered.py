@@ -203,8 +203,8 @@ class LayeredPlan:
         if most == 0:
             return None
         table = np.array([row + [(1.0, 0.0, 0.0, 1.0, 0.0)] * (most - len(row)) for row in rows])
-        sign, ref, i_s, slope, gmin = (np.ascontiguousarray(table[:, :, k]) for k in range(5))
-        return sign, ref, i_s, slope, gmin
+        columns = [np.ascontiguousarray(table[:, :, k]) for k in range(5)]
+        return columns[0], columns[1], columns[2], columns[3], columns[4]
 
     # Solving -------------------------------------------------------------------------------------
 

@@ -61,9 +61,9 @@ class Layers:
 
     def _classify_nodes(self) -> None:
         n = self.netlist
-        for table in (n.vccs, n.vcvs, n.cccs, n.ccvs, n.buffer):
-            if len(table):
-                raise NotLayered(f"{table.kind} {table.name[0]} is outside a block")
+        for outside in (n.vccs, n.vcvs, n.cccs, n.ccvs, n.buffer):
+            if len(outside):
+                raise NotLayered(f"{outside.kind} {outside.name[0]} is outside a block")
         if n.loads:
             raise NotLayered(f"load {n.loads[0].name} couples nodes of a layer")
         known = np.zeros(n.n_nodes, dtype=np.bool_)

@@ -114,7 +114,7 @@ def metric_of(matrix: FloatArray, tolerance: float = 1e-9) -> tuple[bool, FloatA
 
 def _ratio(matrix: FloatArray) -> float:
     symmetric, antisymmetric = (matrix + matrix.T) / 2, (matrix - matrix.T) / 2
-    return float(np.linalg.norm(antisymmetric) / max(np.linalg.norm(symmetric), 1e-300))
+    return float(np.linalg.norm(antisymmetric)) / max(float(np.linalg.norm(symmetric)), 1e-300)
 
 
 def _driven(size: int, j: FloatArray, is_node: np.ndarray) -> np.ndarray:
