@@ -63,7 +63,7 @@ def gradient_alignment(record: RunRecord) -> Figure | None:
     columns = min(_COLUMNS, len(crossbars))
     bands = -(-len(crossbars) // columns)
     figure = new_figure(0.9 + 5.0 * bands, _alignment_title(record, crossbars))
-    grid = figure.subplots(2 * bands, columns, squeeze=False, sharex=True)
+    grid = figure.subplots(2 * bands, columns, squeeze=False)
     styles = line_styles(record)
     epochs = max(arm.epochs_done for arm in record.arms.values())
     low = min(float(np.nanmin(_cosine(arm, name))) for arm, name in _measured(record, crossbars))
@@ -75,7 +75,10 @@ def gradient_alignment(record: RunRecord) -> Figure | None:
             continue
         _alignment_panels(record, crossbars[place], top, bottom, styles)
         top.set_ylim(min(-0.05, low - 0.05 * (1 - low)), 1.05)
+        count_epochs(top, epochs)
         count_epochs(bottom, epochs)
+        top.set_xlabel("")
+        top.tick_params(labelbottom=False)
         if place % columns == 0:
             top.set_ylabel("cosine to exact gradient")
             bottom.set_ylabel("1 − cosine")

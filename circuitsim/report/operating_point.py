@@ -14,6 +14,8 @@ from circuitsim.report.style import FAINT, PALETTE, new_figure
 __all__ = ["operating_point"]
 
 _VOLTAGE = "sample/voltage/"
+_MANY = 24
+"""More classes than this are not all labelled."""
 
 
 def operating_point(record: RunRecord) -> Figure | None:
@@ -93,6 +95,8 @@ def _draw_probabilities(axes: Axes, probability: NDArray[np.float64], label: int
     colours = [PALETTE[1] if k == label else PALETTE[0] if k == winner else "#B8B8B8" for k in classes]
     bars = axes.barh(classes, 100 * probability, color=colours, height=0.75)
     for k, bar in zip(classes, bars, strict=True):
+        if probability.size > _MANY and k not in (label, winner):
+            continue
         text = f"{100 * probability[k]:.1f} %" + (" (true label)" if k == label else "")
         inside = probability[k] > 0.6
         axes.annotate(
@@ -109,7 +113,7 @@ def _draw_probabilities(axes: Axes, probability: NDArray[np.float64], label: int
     axes.set_title("Output")
     axes.set_xlabel("class probability [%]")
     axes.set_ylabel("class")
-    axes.set_yticks(classes)
+    axes.set_yticks(classes if probability.size <= _MANY else [label, winner])
     axes.set_xlim(0, 118)
     axes.set_xticks(range(0, 101, 25))
     axes.invert_yaxis()

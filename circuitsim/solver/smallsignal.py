@@ -77,16 +77,17 @@ def small_signal(plan: Plan, values: Values, node_voltage: FloatArray) -> SmallS
         nodes=general.free_nodes[np.flatnonzero(dynamic)],
         largest_real=largest,
         asymmetry=_ratio(reduced),
-        metric_asymmetry=_ratio(weighted),
+        metric_asymmetry=min(_ratio(weighted), _ratio(reduced)),
         symmetrisable=symmetrisable,
     )
 
 
 def metric_of(matrix: FloatArray, tolerance: float = 1e-9) -> tuple[bool, FloatArray]:
-    """Return whether a positive diagonal M makes ``M matrix`` symmetric, and M (n,), as near as it gets.
+    """Return whether a positive diagonal M makes ``M matrix`` symmetric, and the best M (n,).
 
-    M solves ``m_i J_ij = m_j J_ji`` along a spanning tree of the strongest couplings, and is accepted
-    where that also holds for all other pairs within ``tolerance`` of the largest entry.
+    The products J_ij J_ji do not change under ``M^1/2 J M^-1/2``, so the least asymmetric form is the one
+    of least Frobenius norm: balancing (Osborne 1960) over the pairs that couple both ways, started from
+    ``m_i J_ij = m_j J_ji`` along a spanning tree, which is exact where M exists.
     """
     n = len(matrix)
     off = np.abs(matrix - np.diag(np.diag(matrix)))
@@ -109,7 +110,24 @@ def metric_of(matrix: FloatArray, tolerance: float = 1e-9) -> tuple[bool, FloatA
     size = np.maximum(np.abs(weighted), np.abs(weighted.T))
     significant = np.maximum(off, off.T) > floor
     symmetric = np.abs(weighted - weighted.T) <= 1e3 * tolerance * size
-    return bool(np.all(symmetric | ~significant)), metric
+    if np.all(symmetric | ~significant):
+        return True, metric
+    return False, _balanced(np.where(both, off, 0.0) ** 2)
+
+
+def _balanced(square: FloatArray, sweeps: int = 50) -> FloatArray:
+    """Return M (n,) that equalises the row and column sums of ``square_ij m_i / m_j``."""
+    metric = np.ones(len(square))
+    coupled = np.flatnonzero(square.any(axis=1))
+    for _ in range(sweeps):
+        before = metric.copy()
+        for i in coupled:
+            row = metric[i] * (square[i] / metric).sum()
+            column = (square[:, i] * metric).sum() / metric[i]
+            metric[i] *= np.sqrt(column / row)
+        if np.allclose(metric, before, rtol=1e-9, atol=0):
+            break
+    return metric
 
 
 def _ratio(matrix: FloatArray) -> float:
