@@ -142,7 +142,11 @@ def random_netlist(
 
 
 def _add_blocks(
-    builder: NetlistBuilder, rng: np.random.Generator, inner: list[str], kinds: Collection[str], strength: float
+    builder: NetlistBuilder,
+    rng: np.random.Generator,
+    inner: list[str],
+    kinds: Collection[str],
+    strength: float,
 ) -> None:
     nodes = builder.nodes(inner)
 
@@ -168,7 +172,11 @@ def _add_blocks(
             )
         )
     if "bank" in kinds:
-        for name, two_way, differential in (("one-way", 0.0, True), ("two-way", 1.0, True), ("single", 0.7, False)):
+        for name, two_way, differential in (
+            ("one-way", 0.0, True),
+            ("two-way", 1.0, True),
+            ("single", 0.7, False),
+        ):
             size = 2
             control = rng.choice(nodes, size, replace=False)
             out_pos = builder.nodes(f"{name}[{k}].p" for k in range(size))
@@ -208,7 +216,9 @@ def _add_blocks(
             )
         )
         words = np.concatenate([builder.nodes(["in0"]), nodes[:1]])
-        builder.crossbar(Crossbar(name="summed", word_pos=words, bit=bits, g_plus=devices((2, 2)), driven=False))
+        builder.crossbar(
+            Crossbar(name="summed", word_pos=words, bit=bits, g_plus=devices((2, 2)), driven=False)
+        )
 
 
 def random_inputs(seed: int, batch: int, size: int) -> FloatArray:
@@ -216,7 +226,9 @@ def random_inputs(seed: int, batch: int, size: int) -> FloatArray:
     return np.random.default_rng([seed, 1]).uniform(-1.0, 1.0, (batch, size))
 
 
-def random_nudge(seed: int, kind: str, beta: float, batch: int, outputs: int, conductance: float = 1e-4) -> Nudge:
+def random_nudge(
+    seed: int, kind: str, beta: float, batch: int, outputs: int, conductance: float = 1e-4
+) -> Nudge:
     """A nudge towards random targets."""
     rng = np.random.default_rng([seed, 2])
     if kind == "quadratic":
@@ -231,7 +243,13 @@ def random_nudge(seed: int, kind: str, beta: float, batch: int, outputs: int, co
 NEURONS: dict[str, dict[str, Any]] = {
     "linear": {"kind": "linear", "gain": 1.5},
     "tanh": {"kind": "tanh", "gain": 2.0, "saturation": 0.5},
-    "diode": {"kind": "diode", "offset": 0.1, "saturation_current": "1u", "slope_voltage": "40m", "gain": 1.5},
+    "diode": {
+        "kind": "diode",
+        "offset": 0.1,
+        "saturation_current": "1u",
+        "slope_voltage": "40m",
+        "gain": 1.5,
+    },
     "relu": {"kind": "relu", "clamp": -0.05, "saturation_current": "1u", "gain": 1.5},
 }
 SYNAPSES: dict[str, dict[str, Any]] = {
@@ -262,13 +280,15 @@ def network_document(
     first = {"kind": "resistive"} if synapse == "resistive" else {"kind": "buffered"}
     if synapse == "virtual ground":
         first["virtual_ground"] = True
+    # A virtual ground passes all the current on: a heavier load keeps the voltages of its targets small.
+    leak = "400u" if synapse == "virtual ground" else "20u"
     document: dict[str, Any] = {
         "name": "small",
         "conductance": {"min": "1u", "max": "100u"},
         "inputs": {"u": {"size": sizes[0], "encoding": "signed_pair"}},
         "layers": {
-            "hidden": {"size": sizes[1], "neuron": cell, "leak": "20u", "bias": {"voltage": 0.5}},
-            "out": {"size": sizes[2], "neuron": cell, "leak": "20u"},
+            "hidden": {"size": sizes[1], "neuron": dict(cell), "leak": leak, "bias": {"voltage": 0.5}},
+            "out": {"size": sizes[2], "neuron": dict(cell), "leak": leak},
         },
         "synapses": [
             {"from": "u", "to": "hidden", **first},
@@ -355,7 +375,7 @@ def kcl(netlist: Netlist, v: FloatArray, i: FloatArray) -> float:
         node[branch.pos] += branch.current
         node[branch.neg] -= branch.current
         largest = max(largest, abs(branch.current))
-    return max(abs(x) for x in node[1:]) / largest
+    return max(abs(x) for x in node[1:]) / max(largest, 1e-300)
 
 
 def branch_errors(netlist: Netlist, v: FloatArray, i: FloatArray, source: FloatArray) -> list[float]:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from circuitsim.cli.output import JSON_OPTION, console, make_table, notices, print_json
+from circuitsim.cli.output import JSON_OPTION, print_facts, print_json, print_table, remark
 from circuitsim.cli.source import (
     BETA_OPTION,
     INPUT_OPTION,
+    PHASE_OPTION,
+    PHASES,
     SAMPLE_OPTION,
     SEED_OPTION,
     TARGET_OPTION,
-    check_phase,
+    check_choice,
+    phase_netlist,
     read_source,
     sample_of,
 )
-from circuitsim.errors import SpecError
+from circuitsim.errors import NetlistError, SpecError
 
 if TYPE_CHECKING:
     from circuitsim.netlist import Netlist
@@ -26,8 +31,8 @@ if TYPE_CHECKING:
 
 def command(
     network: Path = typer.Argument(..., help="Network description (.yaml), or a netlist to inspect."),
-    phase: str = typer.Option("free", "--phase", help="free, nudged, corrected or dyadic."),
-    output: Path | None = typer.Option(None, "-o", "--output", help="File to write."),
+    phase: str = PHASE_OPTION,
+    output: Path | None = typer.Option(None, "-o", "--output", help="File to write; replaced if it exists."),
     format: str = typer.Option("yaml", "--format", help="yaml (blocks) or spice (a deck of plain elements)."),
     given: str | None = INPUT_OPTION,
     sample: int | None = SAMPLE_OPTION,
@@ -39,62 +44,62 @@ def command(
     """Compile a network to a netlist and summarise it: nodes, elements, crossbars, conductances (S).
 
     The nudged, corrected and dyadic phases are circuits of ordinary elements around one input and its
-    target, so they need --sample or --input with --target.
+    target, so they need --sample, or --input with --target.
 
-    Example: [bold]circuitsim compile netlists/digits.yaml --phase corrected --sample 0 -o c.yaml[/bold]
+    Example: circuitsim compile netlists/digits.yaml --phase corrected --sample 0 -o c.yaml
+
+    JSON: {name, phase, file, nodes, elements {kind: count}, crossbars [{name, word_lines, bit_lines,
+    devices, differential, trainable}], conductance {min, max} (S), non_reciprocal {kind: count}, inputs,
+    outputs, digest}.
     """
-    check_phase(phase)
-    if format not in ("yaml", "spice"):
-        raise SpecError("is not a format", field="--format", value=format, remedy="Known: yaml, spice.")
+    check_choice("--phase", phase, PHASES)
+    check_choice("--format", format, ("yaml", "spice"))
+    if format == "spice" and output is None:
+        raise SpecError("needs a file to write", field="--format", value=format, remedy="Give one with -o.")
+    if output is not None and output.exists() and network.exists() and output.samefile(network):
+        raise SpecError("is the file to compile", field="--output", value=str(output))
     source = read_source(network, seed=seed)
     netlist = source.netlist
-    if phase != "free" or given is not None or sample is not None:
-        netlist = _phase_netlist(source, phase, given, sample, target, beta)
+    if phase != "free" or given is not None or sample is not None or target is not None:
+        inputs, targets = sample_of(source, given, sample, target, beta, phase=phase)
+        nudge = None if targets is None or source.cost is None else source.cost.nudge(targets, beta)
+        netlist = phase_netlist(netlist, phase, inputs, nudge)
     if output is not None:
         _write(netlist, output, format)
     counts = _counts(netlist)
     if as_json:
         print_json({**counts, "phase": phase, "file": None if output is None else str(output)})
         return
-    _print(netlist, counts, phase)
+    _print(counts, phase)
     if output is not None:
-        notices().print(f"written: {output}")
-
-
-def _phase_netlist(
-    source: Any, phase: str, given: str | None, sample: int | None, target: str | None, beta: float
-) -> Netlist:
-    from dataclasses import replace
-
-    from circuitsim.netlist import InputPort, corrected_netlist, dyadic_netlist, flatten, nudged_netlist
-    from circuitsim.solver import build_plan, solve
-
-    netlist = source.netlist
-    inputs, targets = sample_of(source, given, sample, target, needs_target=phase != "free")
-    voltage = netlist.source_voltage(inputs)[0]
-    point = solve(build_plan(netlist), netlist.values(), inputs) if phase in ("corrected", "dyadic") else None
-    netlist = replace(netlist, vsource=replace(netlist.vsource, voltage=voltage), inputs=InputPort.none())
-    if targets is None or source.cost is None:
-        return netlist
-    nudge = source.cost.nudge(targets, beta)
-    if point is None:
-        return nudged_netlist(netlist, nudge)
-    flat = flatten(netlist)
-    v, i = flat.lift(point.node_voltage, point.branch_current)
-    if phase == "corrected":
-        return nudged_netlist(corrected_netlist(flat.netlist, v[0], i[0]), nudge)
-    return dyadic_netlist(flat.netlist, v[0], nudge)
+        remark(f"written: {output}")
 
 
 def _write(netlist: Netlist, path: Path, format: str) -> None:
-    if format == "yaml":
-        from circuitsim.netlist import write_netlist
-
-        write_netlist(netlist, path)
-        return
+    """Write a netlist; an earlier file stays until the new one is whole."""
+    from circuitsim.netlist import write_netlist
     from circuitsim.spice import write_deck
 
-    path.write_text(write_deck(netlist))
+    goal = path.resolve()
+    # A device or a pipe takes the text itself.
+    regular = goal.is_file() or not goal.exists()
+    partial = goal.with_name(f".{goal.name}.{os.getpid()}.partial") if regular else goal
+    try:
+        if format == "yaml":
+            write_netlist(netlist, partial)
+        else:
+            partial.write_text(write_deck(netlist), encoding="utf-8")
+        if regular:
+            os.replace(partial, goal)
+    except (NetlistError, OSError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        if not isinstance(cause, OSError):
+            raise
+        raise NetlistError(f"cannot be written: {cause.strerror or cause}", file=path) from error
+    finally:
+        if regular:
+            with contextlib.suppress(OSError):
+                partial.unlink()
 
 
 def _counts(netlist: Netlist) -> dict[str, Any]:
@@ -140,37 +145,42 @@ def _counts(netlist: Netlist) -> dict[str, Any]:
     }
 
 
-def _print(netlist: Netlist, counts: dict[str, Any], phase: str) -> None:
+def _print(counts: dict[str, Any], phase: str) -> None:
     from circuitsim.units import engineering
 
-    out = console()
     span = counts["conductance"]
-    facts: list[tuple[str, object]] = [
-        ("phase", phase),
-        ("nodes", counts["nodes"]),
-        ("inputs, outputs", f"{counts['inputs']}, {counts['outputs']}"),
-        *((f"{kind} elements, flattened", count) for kind, count in counts["elements"].items()),
-        (
-            "conductance of crossbar devices",
-            "none" if span is None else f"{engineering(span['min'], 'S')} to {engineering(span['max'], 'S')}",
-        ),
-        (
-            "non-reciprocal elements",
-            ", ".join(f"{n} {kind}" for kind, n in counts["non_reciprocal"].items()) or "none",
-        ),
-        ("digest", counts["digest"][:16]),
-    ]
-    out.print(make_table(f"Netlist of {netlist.title}", ["", ""], facts))
-    if counts["crossbars"]:
-        rows = [
+    one_way = ", ".join(f"{count} {kind}" for kind, count in counts["non_reciprocal"].items())
+    print_facts(
+        f"Netlist of {counts['name']}",
+        [
+            ("phase", phase),
+            ("nodes", counts["nodes"]),
+            ("inputs", counts["inputs"]),
+            ("outputs", counts["outputs"]),
             (
-                c["name"],
-                f"{c['word_lines']} x {c['bit_lines']}",
-                c["devices"],
-                "pair" if c["differential"] else "single",
-                "yes" if c["trainable"] else "no",
-            )
-            for c in counts["crossbars"]
-        ]
-        columns = ["crossbar", "word x bit lines", "devices", "devices are", "trainable"]
-        out.print(make_table("Crossbars", columns, rows))
+                "elements, blocks flattened",
+                ", ".join(f"{count} {kind}" for kind, count in counts["elements"].items()) or "none",
+            ),
+            ("of them non-reciprocal", one_way or "none"),
+            (
+                "conductances of crossbars",
+                f"{engineering(span['min'], 'S')} to {engineering(span['max'], 'S')}" if span else "none",
+            ),
+            ("digest", counts["digest"][:16]),
+        ],
+    )
+    if not counts["crossbars"]:
+        return
+    rows = [
+        (
+            c["name"],
+            c["word_lines"],
+            c["bit_lines"],
+            c["devices"],
+            "differential pairs" if c["differential"] else "single",
+            "yes" if c["trainable"] else "no",
+        )
+        for c in counts["crossbars"]
+    ]
+    columns = ["crossbar", "word lines", "bit lines", "devices", "arranged as", "trainable"]
+    print_table("Crossbars", columns, rows, left=(0, 4))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import typer
 
-from circuitsim.cli.output import JSON_OPTION, console, make_table, notices, print_json
-from circuitsim.cli.source import SEED_OPTION, read_source
+from circuitsim.cli.output import JSON_OPTION, print_json, print_table, remark
+from circuitsim.cli.source import METHOD_OPTION, METHODS, SEED_OPTION, check_choice, read_source
 from circuitsim.errors import SpecError
 
 
@@ -21,7 +21,7 @@ def command(
     devices: int = typer.Option(
         20, "--devices", min=1, help="Devices of each crossbar for finite differences."
     ),
-    method: str = typer.Option("auto", "--method", help="auto, general or layered."),
+    method: str = METHOD_OPTION,
     seed: int = SEED_OPTION,
     as_json: bool = JSON_OPTION,
 ) -> None:
@@ -30,7 +30,10 @@ def command(
     Relative error and cosine are without unit, gradients in W/S. A network with 64 inputs and 10
     outputs gets digits, any other random inputs.
 
-    Example: [bold]circuitsim gradcheck netlists/digits.yaml --beta 0.1 --beta 0.01[/bold]
+    Example: circuitsim gradcheck netlists/digits.yaml --beta 0.1 --beta 0.01
+
+    JSON: a list of {estimator, beta, crossbar, relative_error, cosine (against the adjoint),
+    relative_error_fd, cosine_fd (against finite differences), devices (of those)}.
     """
     import numpy as np
 
@@ -39,16 +42,20 @@ def command(
     from circuitsim.seeds import stream
     from circuitsim.solver import SolverSettings, build_plan
 
-    if any(b <= 0 or not np.isfinite(b) for b in beta):
-        raise SpecError("must be greater than zero", field="--beta", value=beta)
-    if method not in ("auto", "general", "layered"):
-        raise SpecError(
-            "is not a method", field="--method", value=method, remedy="Known: auto, general, layered."
-        )
+    for strength in beta:
+        if not 0 < strength < np.inf:
+            raise SpecError("must be greater than zero and finite", field="--beta", value=strength)
+    check_choice("--method", method, METHODS)
     source = read_source(network, seed=seed)
     if source.network is None or source.cost is None:
         raise SpecError(
             "is a netlist; gradients need a cost", file=network, remedy="Give a network description."
+        )
+    if not source.netlist.trainable:
+        raise SpecError(
+            "has no trainable crossbar, so there is nothing to check",
+            file=network,
+            remedy="Set trainable: true in a synapse or a bias.",
         )
     size, classes = source.network.input_size, source.network.output_size
     if (size, classes) == (64, 10):
@@ -83,15 +90,13 @@ def command(
         for row in rows
     ]
     columns = [
+        "crossbar",
         "estimator",
         "beta",
-        "crossbar",
         "error to adjoint",
         "cosine",
         "error to differences",
         "cosine",
     ]
-    console().print(make_table(f"Gradients of {source.netlist.title}", columns, table))
-    notices().print(
-        f"{len(inputs)} {drawn} inputs; finite differences on up to {devices} devices of each crossbar"
-    )
+    print_table(f"Gradients of {source.netlist.title}", columns, table, left=(0, 1), groups=True)
+    remark(f"{len(inputs)} {drawn} inputs; finite differences on up to {devices} devices of each crossbar")

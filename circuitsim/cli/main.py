@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 
 import typer
@@ -15,18 +17,23 @@ __all__ = ["app", "main"]
 app = typer.Typer(
     name="circuitsim",
     help="Learning on simulated analog hardware: compile networks to circuits, solve them, train them.",
+    epilog="Exit codes: 0 done, 2 bad input, 3 did not converge, 130 interrupted.",
     no_args_is_help=True,
-    rich_markup_mode="rich",
+    # Plain help: it starts faster, and leaves [V] and hidden[3] as they are.
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("compile")(compile_command.command)
-app.command("solve")(solve.command)
-app.command("gradcheck")(gradcheck.command)
-app.command("train")(train.command)
-app.command("show")(show.command)
-app.command("runs")(runs.command)
-app.command("schema")(schema.command)
+for _name, _command, _summary in (
+    ("compile", compile_command.command, "A network as a netlist: summary, YAML, SPICE deck."),
+    ("solve", solve.command, "The operating point of one input."),
+    ("gradcheck", gradcheck.command, "Every estimator against the exact gradient."),
+    ("train", train.command, "An experiment: train, record, draw."),
+    ("show", show.command, "A record as tables and figures."),
+    ("runs", runs.command, "The records of a folder."),
+    ("schema", schema.command, "The JSON Schema of a kind of YAML file."),
+):
+    app.command(_name, short_help=_summary)(_command)
 
 
 def _version(value: bool) -> None:
@@ -48,12 +55,25 @@ def _root(
 
 def main() -> None:
     """Run the command line. Exit codes: 0 done, 2 bad input, 3 did not converge, 130 interrupted."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A name that the terminal's encoding lacks is no reason to fail.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
     except CircuitsimError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        _fail(str(error), error.exit_code)
     except OSError as error:
-        # A full disk, a vanished folder, a closed pipe: the system's own words say it best.
-        print(f"error: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
-        sys.exit(2)
+        # A full disk, a vanished folder: the system's own words say it best.
+        _fail(f"{error.filename or 'output'}: {error.strerror or error}", 2)
+    except MemoryError as error:
+        _fail(f"not enough memory for a circuit of this size: {error}", 2)
+
+
+def _fail(message: str, exit_code: int) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # Python would try again on its way out, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(exit_code)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import typer
 
-from circuitsim.cli.output import print_json
+from circuitsim.cli.output import JSON_OPTION, print_json
 from circuitsim.errors import SpecError
 
 
 def command(
     kind: str = typer.Argument("network", help="network, experiment or card."),
+    as_json: bool = JSON_OPTION,
 ) -> None:
     """Print the JSON Schema of a kind of YAML file.
 
-    Example: [bold]circuitsim schema network > network.schema.json[/bold]
-
     Quantities are in SI units (S, F, V, A) and may carry SPICE suffixes: 10k, 2meg, 1u.
+
+    Example: circuitsim schema network > network.schema.json
+
+    The output is JSON with or without --json; keys: $schema, title, type, properties, required, $defs.
     """
     if kind == "network":
         from circuitsim.network import NetworkSpec as model
@@ -24,7 +27,7 @@ def command(
     elif kind == "card":
         from circuitsim.devices import DeviceCard as model  # type: ignore[assignment]
     else:
-        raise SpecError("is not a kind of file", value=kind, remedy="Known: network, experiment, card.")
+        raise SpecError("is not a kind of file", field="kind", value=kind, remedy="Known: network, experiment, card.")
     print_json(
         {"$schema": "https://json-schema.org/draft/2020-12/schema", **model.model_json_schema(by_alias=True)}
     )

@@ -6,33 +6,42 @@ from pathlib import Path
 
 import typer
 
-from circuitsim.cli.output import JSON_OPTION, console, make_table, print_json
+from circuitsim.cli.output import (
+    JSON_OPTION,
+    figure_folder,
+    print_facts,
+    print_json,
+    print_line,
+    print_table,
+)
 
 
 def command(
     record: Path = typer.Argument(..., help="A record (.h5) of circuitsim train."),
     figures: bool = typer.Option(True, help="Write the figures (PNG)."),
     output: Path | None = typer.Option(
-        None, "-o", "--output", help="Folder for the figures; RUN/ beside RUN.h5."
+        None, "-o", "--output", help="Folder for the figures; RUN/ beside RUN.h5 by default."
     ),
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Show a record: what was run, results per estimator, figures.
 
-    Accuracies in %, times in s, residuals relative to the largest branch current.
+    Accuracies in %, times in s, KCL residuals relative to the largest branch current.
 
-    Example: [bold]circuitsim show runs/demo-s7.h5[/bold]
+    Example: circuitsim show runs/demo-s7.h5
+
+    JSON: {record, finished, estimator, test_accuracy (0 to 1), epochs, seconds, estimators [{estimator,
+    test_accuracy, epochs, seconds, cosine {crossbar: mean}, kcl_residual}], figures, provenance}.
     """
     from circuitsim.record import read_record
-    from circuitsim.report import write_figures
     from circuitsim.report.tables import headline, result_rows
 
     run = read_record(record)
     paths: list[Path] = []
     if figures:
-        folder = output or record.with_suffix("")
-        folder.mkdir(parents=True, exist_ok=True)
-        paths = write_figures(run, folder)
+        from circuitsim.report import write_figures
+
+        paths = write_figures(run, output or figure_folder(record))
     columns, rows, results = result_rows(run)
     provenance = run.header.get("provenance", {})
     if as_json:
@@ -47,7 +56,6 @@ def command(
             }
         )
         return
-    out = console()
     facts = [
         ("name", run.header.get("name")),
         ("description", run.header.get("experiment", {}).get("description", "")),
@@ -55,9 +63,13 @@ def command(
         ("card", run.header.get("card", {}).get("name")),
         ("circuitsim", provenance.get("circuitsim")),
         ("made", provenance.get("created")),
+        (
+            "epochs",
+            ", ".join(sorted({f"{arm.epochs_done} of {arm.epochs}" for arm in run.arms.values()})),
+        ),
         ("state", "finished" if run.finished else "unfinished"),
     ]
-    out.print(make_table(str(record), ["", ""], facts))
-    out.print(make_table("Results", columns, rows))
+    print_facts(str(record), facts)
+    print_table("Results", columns, rows)
     for path in paths:
-        out.print(f"figure: {path}")
+        print_line(f"figure   {path}")

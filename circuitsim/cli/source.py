@@ -1,10 +1,14 @@
-"""What commands read: a network or a netlist, and one input with its target."""
+"""What commands read: a network or a netlist, one input with its target, and the phase to make of them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -12,34 +16,56 @@ from circuitsim.errors import NetlistError, SpecError
 
 if TYPE_CHECKING:
     from circuitsim.learning import Cost
-    from circuitsim.netlist import Netlist
+    from circuitsim.netlist import Netlist, Nudge
     from circuitsim.netlist.tables import FloatArray
     from circuitsim.network import NetworkSpec
 
 __all__ = [
     "BETA_OPTION",
     "INPUT_OPTION",
+    "METHODS",
+    "METHOD_OPTION",
+    "PHASES",
+    "PHASE_OPTION",
+    "RECORD_SUFFIXES",
     "SAMPLE_OPTION",
     "SEED_OPTION",
     "TARGET_OPTION",
-    "Phase",
     "Source",
-    "check_phase",
+    "check_choice",
+    "phase_netlist",
     "read_source",
-    "read_vector",
+    "refuse_other_kinds",
     "sample_of",
 ]
+
+PHASES = ("free", "nudged", "corrected", "dyadic")
+METHODS = ("auto", "general", "layered")
+RECORD_SUFFIXES = (".h5", ".hdf5")
 
 INPUT_OPTION = typer.Option(
     None,
     "--input",
-    help="Input vector: numbers with commas, SPICE suffixes allowed, or a .txt/.csv/.npy file.",
+    help="Input vector: numbers with commas, SPICE suffixes allowed, or a .txt, .csv or .npy file.",
 )
 SAMPLE_OPTION = typer.Option(None, "--sample", min=0, help="Take held-out sample K of the digits data set.")
-TARGET_OPTION = typer.Option(None, "--target", help="Class number, or target voltages [V] with commas.")
+TARGET_OPTION = typer.Option(
+    None,
+    "--target",
+    help="Class number, or one target per output with commas: V, or probabilities for cross_entropy.",
+)
+PHASE_OPTION = typer.Option("free", "--phase", help="free, nudged, corrected or dyadic.")
 BETA_OPTION = typer.Option(0.01, "--beta", help="Nudging strength, without unit; may be negative.")
 SEED_OPTION = typer.Option(0, "--seed", min=0, help="Seed of the initial conductances.")
-Phase = ("free", "nudged", "corrected", "dyadic")
+METHOD_OPTION = typer.Option("auto", "--method", help="auto, general or layered.")
+
+# Per kind of file: what it is called, a key that only it has, and the commands that read it.
+_KINDS = {
+    "network": ("a network description", "layers", "compile, solve, gradcheck"),
+    "experiment": ("an experiment", "estimators", "train"),
+    "netlist": ("a netlist", "format", "compile, solve"),
+}
+_NETLIST = re.compile(rb"""^\s*\{?\s*["']?format["']?\s*:""", re.MULTILINE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,15 +82,14 @@ def read_source(path: Path, *, seed: int = 0) -> Source:
     from circuitsim.compiler import compile_network
     from circuitsim.learning import Cost
     from circuitsim.netlist import read_netlist
-    from circuitsim.network import parse_network, read_document
+    from circuitsim.network import load_network
 
-    if path.suffix in (".h5", ".hdf5"):
+    if path.suffix in RECORD_SUFFIXES:
         raise SpecError("is a record, not a circuit", file=path, remedy="Use: circuitsim show.")
-    with path.open("rb") as file:
-        head = file.read(4096)
-    if b"format: circuitsim-netlist" in head:
+    if path.is_file() and _NETLIST.search(path.read_bytes()):
         return Source(netlist=read_netlist(path), network=None, cost=None)
-    network = parse_network(read_document(path), file=path)
+    refuse_other_kinds(path, "network")
+    network = load_network(path)
     try:
         netlist = compile_network(network, seed=seed)
     except NetlistError as error:
@@ -72,99 +97,160 @@ def read_source(path: Path, *, seed: int = 0) -> Source:
     return Source(netlist=netlist, network=network, cost=Cost.of(network))
 
 
-def check_phase(phase: str) -> str:
-    if phase not in Phase:
-        raise SpecError("is not a phase", field="--phase", value=phase, remedy=f"Known: {', '.join(Phase)}.")
-    return phase
+def refuse_other_kinds(path: Path, wanted: str) -> None:
+    """Raise SpecError where a YAML file is of another known kind: one error instead of one a key."""
+    from circuitsim.network import read_document
+
+    document = read_document(path)
+    name, key, _ = _KINDS[wanted]
+    if key in document:
+        return
+    for other, telltale, commands in _KINDS.values():
+        if telltale in document:
+            raise SpecError(f"is {other}, not {name}", file=path, remedy=f"Commands for it: {commands}.")
 
 
-def read_vector(text: str, *, field: str) -> FloatArray:
-    """Read numbers from text with commas, or from a file."""
-    import numpy as np
-
-    from circuitsim.units import parse_quantity
-
-    path = Path(text)
-    if path.suffix in (".txt", ".csv", ".npy"):
-        try:
-            loaded: Any = (
-                np.load(path)
-                if path.suffix == ".npy"
-                else np.loadtxt(path, delimiter="," if path.suffix == ".csv" else None)
-            )
-            return np.asarray(loaded, dtype=np.float64).reshape(-1)
-        except OSError as error:
-            raise SpecError(f"cannot be read: {error.strerror or error}", file=path, field=field) from error
-        except ValueError as error:
-            raise SpecError(f"does not hold numbers: {error}", file=path, field=field) from error
-    try:
-        return np.array([parse_quantity(part) for part in text.split(",")])
-    except SpecError as error:
-        raise SpecError(error.rule, field=field, value=error.value, remedy=error.remedy) from error
+def check_choice(option: str, value: str, known: Sequence[str]) -> str:
+    """Return an option's value, or raise SpecError where it is not one of the known."""
+    if value not in known:
+        raise SpecError("is not known", field=option, value=value, remedy=f"Known: {', '.join(known)}.")
+    return value
 
 
 def sample_of(
-    source: Source, given: str | None, sample: int | None, target: str | None, *, needs_target: bool
+    source: Source, given: str | None, sample: int | None, target: str | None, beta: float, *, phase: str
 ) -> tuple[FloatArray, FloatArray | None]:
-    """Return inputs (1, n_in) and targets (1, K) or None, from --input, --sample and --target."""
+    """Return inputs (1, n_in) and, unless the phase is free, targets (1, K)."""
+    if phase == "free" and target is not None:
+        raise SpecError("is only for the nudged, corrected and dyadic phases", field="--target", value=target)
+    if phase != "free" and source.cost is None:
+        raise SpecError(
+            "needs a cost, and a netlist has none",
+            field="--phase",
+            value=phase,
+            remedy="Give the network description instead.",
+        )
+    if not math.isfinite(beta):
+        raise SpecError("must be finite", field="--beta", value=beta)
+    u, label = _inputs(source.netlist, given, sample)
+    if source.cost is None or phase == "free":
+        return u, None
+    return u, _targets(source.cost, len(source.netlist.outputs.pos), target, label)
+
+
+def phase_netlist(netlist: Netlist, phase: str, inputs: FloatArray, nudge: Nudge | None) -> Netlist:
+    """Return the circuit of a phase, of ordinary elements, its inputs held at one vector (1, n_in)."""
+    from circuitsim.netlist import InputPort, corrected_netlist, dyadic_netlist, flatten, nudged_netlist
+    from circuitsim.solver import build_plan, solve
+
+    voltage = netlist.source_voltage(inputs)[0]
+    held = replace(netlist, vsource=replace(netlist.vsource, voltage=voltage), inputs=InputPort.none())
+    if nudge is None:
+        return held
+    if phase == "nudged":
+        return nudged_netlist(held, nudge)
+    point = solve(build_plan(netlist), netlist.values(), inputs)
+    flat = flatten(held)
+    v, i = flat.lift(point.node_voltage, point.branch_current)
+    if phase == "corrected":
+        return nudged_netlist(corrected_netlist(flat.netlist, v[0], i[0]), nudge)
+    return dyadic_netlist(flat.netlist, v[0], nudge)
+
+
+def _inputs(netlist: Netlist, given: str | None, sample: int | None) -> tuple[FloatArray, int | None]:
     import numpy as np
 
-    from circuitsim.solver import Drive
-
-    size = source.netlist.inputs.size
-    label: int | None = None
+    size = netlist.inputs.size
     if given is not None and sample is not None:
         raise SpecError("give --input or --sample, not both")
+    if given is not None:
+        u = _vector(given, field="--input")
+        if len(u) != size:
+            raise SpecError(f"this circuit has {size} inputs", field="--input", value=len(u))
+        return u[None], None
     if sample is not None:
         from circuitsim.data import load_digits
 
         data = load_digits()
-        if sample >= len(data.test_labels):
-            raise SpecError(f"there are {len(data.test_labels)} samples", field="--sample", value=sample)
-        u, label = data.test_inputs[sample], int(data.test_labels[sample])
-        if len(u) != size:
+        count, pixels = data.test_inputs.shape
+        if sample >= count:
+            raise SpecError(f"must be 0 to {count - 1}", field="--sample", value=sample)
+        if pixels != size:
             raise SpecError(
-                f"the circuit has {size} inputs, a digit {len(u)}", field="--sample", value=sample
+                f"a digit has {pixels} pixels, this circuit {size} inputs",
+                field="--sample",
+                value=sample,
+                remedy="Give them with --input.",
             )
-    elif given is not None:
-        u = read_vector(given, field="--input")
-    elif size == 0:
-        u = np.empty(0)
-    else:
+        return data.test_inputs[sample][None], int(data.test_labels[sample])
+    if size:
         raise SpecError(
             f"this circuit has {size} inputs", remedy="Give them with --input, or --sample K of the digits."
         )
-    inputs = Drive.of(source.netlist, u).inputs
-    if not needs_target:
-        return inputs, None
-    return inputs, _target(source, target, label)
+    return np.empty((1, 0)), None
 
 
-def _target(source: Source, target: str | None, label: int | None) -> FloatArray:
+def _targets(cost: Cost, count: int, target: str | None, label: int | None) -> FloatArray:
     import numpy as np
 
-    count = len(source.netlist.outputs.pos)
-    if source.cost is None:
-        raise SpecError(
-            "a netlist has no cost, and this phase needs one",
-            field="--phase",
-            remedy="Give the network description instead.",
-        )
-    if target is None and label is None:
+    if target is not None:
+        values = _vector(target, field="--target")
+        if len(values) == count > 1 or count == 1 == len(values):
+            return values[None]
+        if len(values) != 1:
+            raise SpecError(
+                f"this circuit has {count} outputs",
+                field="--target",
+                value=len(values),
+                remedy=f"Give a class 0 to {count - 1}, or {count} targets.",
+            )
+        if values[0] not in range(count):
+            raise SpecError(f"a class is 0 to {count - 1}", field="--target", value=float(values[0]))
+        label = int(values[0])
+    if label is None:
         raise SpecError(
             "is needed for this phase",
             field="--target",
-            remedy=f"A class 0 to {count - 1}, or {count} voltages.",
+            remedy=f"Give a class 0 to {count - 1}, or {count} targets.",
         )
-    if target is not None:
-        values = read_vector(target, field="--target")
-        if len(values) == 1 and count > 1:
-            if values[0] != int(values[0]):
-                raise SpecError("a class is a whole number", field="--target", value=float(values[0]))
-            label = int(values[0])
-        elif len(values) != count:
-            raise SpecError(f"this circuit has {count} outputs", field="--target", value=len(values))
-        else:
-            return values[None]
-    assert label is not None
-    return source.cost.targets(np.array([label]), count)
+    return cost.targets(np.array([label]), count)
+
+
+def _vector(text: str, *, field: str) -> FloatArray:
+    """Read finite numbers from text with commas, or from a file."""
+    import numpy as np
+
+    path = Path(text)
+    if path.suffix not in (".txt", ".csv", ".npy") and not os.path.isfile(text):
+        return _numbers(text.split(","), field=field)
+    try:
+        if path.suffix != ".npy":
+            lines = [line.partition("#")[0] for line in path.read_text(encoding="utf-8").splitlines()]
+            return _numbers(re.split(r"[\s,;]+", " ".join(lines).strip(" ,;")), field=field, file=path)
+        array = np.load(path)
+    except OSError as error:
+        raise SpecError(f"cannot be read: {error.strerror or error}", file=path, field=field) from error
+    except (ValueError, EOFError) as error:
+        raise SpecError(f"does not hold numbers: {error}", file=path, field=field) from error
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "iuf":
+        raise SpecError("must hold one array of real numbers", file=path, field=field)
+    numbers = array.astype(np.float64).reshape(-1)
+    for place in np.flatnonzero(~np.isfinite(numbers))[:1]:
+        raise SpecError("must be finite", file=path, field=f"{field}[{place}]", value=float(numbers[place]))
+    return numbers
+
+
+def _numbers(parts: Sequence[str], *, field: str, file: Path | None = None) -> FloatArray:
+    import numpy as np
+
+    from circuitsim.units import parse_quantity
+
+    numbers = np.empty(len(parts))
+    for place, part in enumerate(parts):
+        try:
+            numbers[place] = parse_quantity(part)
+        except SpecError as error:
+            raise SpecError(
+                error.rule, file=file, field=f"{field}[{place}]", value=part, remedy=error.remedy
+            ) from error
+    return numbers

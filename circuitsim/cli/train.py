@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
+import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from circuitsim.cli.output import JSON_OPTION, console, make_table, notices, print_json
-from circuitsim.errors import RecordError, SpecError
+from circuitsim.cli.output import (
+    JSON_OPTION,
+    figure_folder,
+    print_json,
+    print_line,
+    print_table,
+    remark,
+)
+from circuitsim.cli.progress import ProgressDisplay
+from circuitsim.cli.source import RECORD_SUFFIXES, refuse_other_kinds
+from circuitsim.errors import CircuitsimError, RecordError, SpecError
 
 if TYPE_CHECKING:
     from circuitsim.record import RunRecord
-    from circuitsim.study import Bench
 
 
 def command(
@@ -26,190 +32,162 @@ def command(
         None, "--seed", min=0, help="Seed of die, conductances and order of samples."
     ),
     resume: bool = typer.Option(
-        False, "--resume", help="Go on with the newest unfinished record of this seed."
+        False, "--resume", help="Go on with the newest unfinished record of this seed, or with the one of -o."
     ),
     output: Path | None = typer.Option(
-        None, "-o", "--output", help="Record to write; NAME-sSEED.h5 by default."
+        None, "-o", "--output", help="Record to write; NAME-sSEED.h5 beside the experiment by default."
     ),
-    overwrite: bool = typer.Option(False, "--overwrite", help="Replace the file given with -o."),
+    overwrite: bool = typer.Option(False, "--overwrite", help="Replace the record given with -o."),
     figures: bool = typer.Option(True, help="Write figures (PNG) into a folder beside the record."),
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Train every estimator of an experiment on one die; write a record (HDF5) and figures.
 
-    Prints test accuracy (%), training time (s), and the cosine of each crossbar's estimated gradient to
-    the exact one. Ctrl-C stops after the last whole epoch; --resume goes on to the same numbers.
+    Prints test accuracy (%), training time (s), the cosine of each crossbar's estimated gradient to the
+    exact one, and the KCL residual relative to the largest branch current. Ctrl-C stops after the last
+    whole epoch; --resume goes on to the same numbers.
 
-    Example: [bold]circuitsim train runs/demo.yaml --seed 3[/bold]
+    Example: circuitsim train runs/demo.yaml --seed 3
+
+    JSON: {record, estimator, test_accuracy (0 to 1), epochs, seconds, estimators [{estimator,
+    test_accuracy, epochs, seconds, cosine {crossbar: mean}, kcl_residual}], figures}.
     """
+    with ProgressDisplay() as display:
+        try:
+            if experiment.suffix in RECORD_SUFFIXES:
+                run = _resume(experiment, seed, output, resume, display)
+            else:
+                run = _run(experiment, seed, output, resume, overwrite, display)
+        except KeyboardInterrupt:
+            display.__exit__()
+            _interrupted(display.record)
+            raise typer.Exit(130) from None
+    paths: list[Path] = []
+    try:
+        if figures:
+            from circuitsim.report import write_figures
+
+            paths = write_figures(run, figure_folder(run.path))
+    except CircuitsimError:
+        # The results are safe; a person wants to see them all the same.
+        if not as_json:
+            _report(run, paths, experiment)
+        raise
+    if as_json:
+        _report_json(run, paths)
+    else:
+        _report(run, paths, experiment)
+
+
+def _resume(
+    record: Path, seed: int | None, output: Path | None, resume: bool, display: ProgressDisplay
+) -> RunRecord:
+    """Go on with a record named on the command line."""
+    from circuitsim.study import resume_experiment
+
+    if not resume and record.exists():
+        raise SpecError("is a record", file=record, remedy="Add --resume, or use: circuitsim show.")
+    for option, value in (("--seed", seed), ("--output", output)):
+        if value is not None:
+            raise SpecError("a record has its own", field=option, value=str(value), remedy="Leave it out.")
+    return resume_experiment(record, watcher=display)
+
+
+def _run(
+    experiment: Path,
+    seed: int | None,
+    output: Path | None,
+    resume: bool,
+    overwrite: bool,
+    display: ProgressDisplay,
+) -> RunRecord:
+    """Start an experiment, or go on with its record."""
     from circuitsim.study import resume_experiment, run_experiment
 
-    record: Path | None = output
-    watcher = _Display(quiet=as_json)
-    try:
-        with watcher:
-            if experiment.suffix == ".h5":
-                if not resume:
-                    raise SpecError(
-                        "is a record", file=experiment, remedy="Add --resume, or use: circuitsim show."
-                    )
-                run = resume_experiment(experiment, watcher=watcher)
-            else:
-                record = _unfinished(experiment, seed, output) if resume else None
-                if record is not None:
-                    run = resume_experiment(record, watcher=watcher)
-                else:
-                    run = run_experiment(
-                        experiment, seed=seed, output=output, overwrite=overwrite, watcher=watcher
-                    )
-    except KeyboardInterrupt:
-        where = watcher.record
-        if where is not None:
-            notices().print(f"\ninterrupted; {where} holds every whole epoch. Go on with:")
-            notices().print(f"  circuitsim train {where} --resume")
-        raise typer.Exit(130) from None
-    paths: list[Path] = []
-    if figures:
-        from circuitsim.report import write_figures
-
-        folder = run.path.with_suffix("")
-        folder.mkdir(parents=True, exist_ok=True)
-        paths = write_figures(run, folder)
-    _report(run, paths, as_json=as_json)
+    if output is not None and output.suffix not in RECORD_SUFFIXES:
+        raise SpecError("a record's name ends in .h5", field="--output", value=str(output))
+    if overwrite and (output is None or resume):
+        raise SpecError("needs -o, and goes without --resume", field="--overwrite")
+    refuse_other_kinds(experiment, "experiment")
+    record = _unfinished(experiment, seed, output) if resume else None
+    if record is not None:
+        return resume_experiment(record, watcher=display)
+    return run_experiment(experiment, seed=seed, output=output, overwrite=overwrite, watcher=display)
 
 
 def _unfinished(experiment: Path, seed: int | None, output: Path | None) -> Path | None:
-    from circuitsim.record import list_records
+    """Return the record to go on with: the one of -o, or else the newest that is not finished."""
+    from circuitsim.record import list_records, read_record
     from circuitsim.study import load_experiment
 
     spec = load_experiment(experiment)
-    wanted = spec.seed if seed is None else seed
+    wanted = {"name": spec.name, "seed": spec.seed if seed is None else seed}
     if output is not None:
-        if not output.exists():
-            raise RecordError("does not exist, so nothing can be resumed", file=output)
+        header = read_record(output).header
+        for key, value in wanted.items():
+            if header.get(key) != value:
+                raise RecordError(
+                    f"belongs to another run: {experiment} has {value}",
+                    file=output,
+                    field=key,
+                    value=header.get(key),
+                )
         return output
     found = [
         summary
         for summary in list_records(experiment.parent)
-        if summary.problem is None
-        and summary.header.get("name") == spec.name
-        and summary.header.get("seed") == wanted
+        if all(summary.header.get(key) == value for key, value in wanted.items())
     ]
-    left = [summary.path for summary in found if not summary.finished]
-    if left:
-        return max(left, key=lambda path: path.stat().st_mtime)
-    if found:
-        finished = max((summary.path for summary in found), key=lambda path: path.stat().st_mtime)
-        notices().print(f"{finished} is finished: nothing to resume")
-        return finished
-    notices().print("no record of this experiment and seed yet: starting one")
-    return None
+    left = [summary for summary in found if not summary.finished]
+    if not found:
+        remark(f"no record of {spec.name} with seed {wanted['seed']} yet: starting one")
+        return None
+    newest = max(left or found, key=lambda summary: summary.path.stat().st_mtime)
+    if newest.finished:
+        remark(f"{newest.path} is finished: nothing to resume")
+    return newest.path
 
 
-def _report(run: RunRecord, paths: list[Path], *, as_json: bool) -> None:
+def _interrupted(record: Path | None) -> None:
+    if record is None:
+        remark("interrupted before the first epoch: nothing was written")
+        return
+    remark(f"interrupted; {record} holds every whole epoch. Go on with:")
+    remark(f"  circuitsim train {shlex.quote(str(record))} --resume")
+
+
+def _report_json(run: RunRecord, paths: list[Path]) -> None:
     from circuitsim.report.tables import headline, result_rows
 
-    columns, rows, results = result_rows(run)
-    if as_json:
-        print_json(
-            {
-                **headline(run),
-                "record": str(run.path),
-                "estimators": results,
-                "figures": [str(path) for path in paths],
-            }
-        )
-        return
-    out = console()
-    card = run.header["card"]["name"]
-    out.print(
-        make_table(f"{run.header['name']}: one die (seed {run.header['seed']}, card {card})", columns, rows)
+    print_json(
+        {
+            **headline(run),
+            "record": str(run.path),
+            "estimators": result_rows(run)[2],
+            "figures": [str(path) for path in paths],
+        }
     )
-    out.print("Cosine: estimated to exact gradient on a probe batch, mean over epochs.", style="dim")
-    out.print(f"record   {run.path}")
+
+
+def _report(run: RunRecord, paths: list[Path], experiment: Path) -> None:
+    from circuitsim.report.tables import result_rows
+
+    columns, rows, _ = result_rows(run)
+    seed = run.header["seed"]
+    print_table(
+        f"{run.header['name']}: one die (seed {seed}, card {run.header['card']['name']}), "
+        f"{max(arm.epochs for arm in run.arms.values())} epochs",
+        columns,
+        rows,
+    )
+    print_line("cosine: estimated to exact gradient on a probe batch, mean over epochs; 1-1e-3 is 0.999\n")
+    print_line(f"record   {run.path}")
     for path in paths:
-        out.print(f"figure   {path}")
-    network = run.header["experiment"]["network"]
-    out.print("Try next:")
-    out.print(f"  circuitsim show {run.path}")
-    out.print(f"  circuitsim train EXPERIMENT.yaml --seed {run.header['seed'] + 1}     another die")
-    if Path("netlists/hopfield.yaml").exists() and not network.endswith("hopfield.yaml"):
-        out.print("  circuitsim gradcheck netlists/hopfield.yaml     loops: where nudged-only fails")
-
-
-class _Display:
-    """Progress on standard error; nothing where there is no terminal but one line an estimator."""
-
-    def __init__(self, *, quiet: bool) -> None:
-        self._quiet = quiet
-        self._progress: Progress | None = None
-        self._task: TaskID | None = None
-        self._rate = 0.0
-        self._last = 0.0
-        self.record: Path | None = None
-
-    def __enter__(self) -> _Display:
-        if not self._quiet:
-            self._progress = Progress(
-                TextColumn("{task.description:22s}"),
-                BarColumn(bar_width=24),
-                TextColumn("epoch {task.fields[epoch]}"),
-                TextColumn("test {task.fields[accuracy]}"),
-                TextColumn("KCL {task.fields[residual]}"),
-                TextColumn("{task.fields[rate]} steps/s"),
-                TimeRemainingColumn(compact=True),
-                console=notices(),
-                refresh_per_second=8,
-            )
-            self._progress.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._progress is not None:
-            self._progress.stop()
-
-    def begin(self, bench: Bench, record: Path) -> None:
-        self.record = record
-        if self._quiet:
-            return
-        data, netlist = bench.data, bench.plan.netlist
-        devices = sum(crossbar.devices for crossbar in netlist.crossbars)
-        notices().print(
-            f"{bench.experiment.name}: {data.name}, {len(data.train_labels)} to learn from, "
-            f"{len(data.test_labels)} held out; network {netlist.title}, {devices} devices, "
-            f"{bench.plan.method} method; die {bench.chip.seed}, card {bench.card.name}"
-        )
-
-    def arm(self, name: str, done: int, epochs: int) -> None:
-        if self._progress is not None:
-            self._task = self._progress.add_task(
-                name,
-                total=epochs,
-                completed=done,
-                epoch=f"{done}/{epochs}",
-                accuracy="   -  ",
-                residual="  -  ",
-                rate="   -",
-            )
-
-    def step(self, name: str, epoch: int, step: int, steps: int) -> None:
-        if self._progress is None or self._task is None:
-            return
-        now = time.perf_counter()
-        if step > 1 and now > self._last:
-            rate = 1 / (now - self._last)
-            self._rate = rate if self._rate == 0 else 0.9 * self._rate + 0.1 * rate
-        self._last = now
-        self._progress.update(self._task, completed=epoch + step / steps, rate=f"{self._rate:4.0f}")
-
-    def epoch(self, name: str, epoch: int, metrics: Mapping[str, float]) -> None:
-        if self._progress is None or self._task is None:
-            return
-        total: Any = self._progress.tasks[self._task].total
-        self._progress.update(
-            self._task,
-            completed=epoch + 1,
-            epoch=f"{epoch + 1}/{total:.0f}",
-            accuracy=f"{100 * metrics['test_accuracy']:5.2f}%",
-            residual=f"{metrics['kcl_residual']:.0e}",
-        )
+        print_line(f"figure   {path}")
+    print_line("\nTry next:")
+    print_line(f"  circuitsim show {shlex.quote(str(run.path))}")
+    if experiment.suffix not in RECORD_SUFFIXES:
+        print_line(f"  circuitsim train {shlex.quote(str(experiment))} --seed {seed + 1}     (another die)")
+    hopfield = Path("netlists/hopfield.yaml")
+    if hopfield.exists() and not run.header["experiment"]["network"].endswith(hopfield.name):
+        print_line(f"  circuitsim gradcheck {hopfield}     (loops, where nudged-only fails)")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from circuitsim.learning.cost import Cost
 from circuitsim.netlist import Netlist, Values
@@ -66,7 +66,9 @@ class Phases:
     ) -> FloatArray:
         """``F(m) = 0`` and ``J(m)^T d + beta dC/dm = 0`` with m the free phase: return d."""
         current = self.cost.nudge(targets, beta).current(self.outputs(free))
-        return solve_transposed(self.plan, self.values, free, current, self.settings, inputs=inputs)
+        # d is linear in beta, so what counts as nothing must be too: else a small beta costs digits.
+        settings = replace(self.settings, absolute_tolerance=abs(beta) * self.settings.absolute_tolerance)
+        return solve_transposed(self.plan, self.values, free, current, settings, inputs=inputs)
 
 
 def _displacement(point: OperatingPoint, free: OperatingPoint) -> FloatArray:

@@ -31,7 +31,7 @@ def conductance_histograms(record: RunRecord) -> Figure | None:
     moved = float(np.mean(np.concatenate([np.abs(after - before) for before, after in pairs.values()])))
     title = f"Learning moved the conductances by {_number(moved)} µS on average"
     if (limited := _share_at_limits([after for _, after in pairs.values()])) > 0.01:
-        title += f"; {100 * limited:.0f} % were stopped at a limit"
+        title += f"; {100 * limited:.0f} % sit at a limit"
     figure = new_figure(0.9 + 3.6 * -(-len(pairs) // _COLUMNS), title)
     columns = min(_COLUMNS, len(pairs))
     grid = figure.subplots(-(-len(pairs) // columns), columns, squeeze=False).reshape(-1)

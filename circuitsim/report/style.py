@@ -81,7 +81,7 @@ def new_figure(height: float, title: str) -> Figure:
     engine = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1, wspace=0.03, hspace=0.04)
     figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout=engine)
     FigureCanvasAgg(figure)
-    figure.suptitle(textwrap.fill(title, 80), x=0.012, ha="left", fontsize=13, fontweight="bold")
+    figure.suptitle(textwrap.fill(title, 82), x=0.012, ha="left", fontsize=13, fontweight="bold")
     return figure
 
 

@@ -30,11 +30,14 @@ def result_rows(record: RunRecord) -> tuple[list[str], list[list[str]], list[dic
     """
     first = next(iter(record.arms.values()))
     crossbars = [metric.removeprefix("cosine/") for metric in first.metrics if metric.startswith("cosine/")]
+    # Where every arm came to its end the column would say the same in every row.
+    whole = len({(arm.epochs_done, arm.epochs) for arm in record.arms.values()}) == 1
+    whole = whole and first.epochs_done == first.epochs
     columns = [
         "estimator",
         "test [%]",
-        "epochs",
-        "seconds",
+        *([] if whole else ["epochs"]),
+        "time [s]",
         *(f"cosine {name}" for name in crossbars),
         "KCL residual",
     ]
@@ -51,12 +54,12 @@ def result_rows(record: RunRecord) -> tuple[list[str], list[list[str]], list[dic
             "kcl_residual": residual,
         }
         results.append(result)
-        label = f"{arm.name} (exact reference)" if arm.name.startswith("adjoint") else arm.name
+        label = f"{arm.name} (exact)" if arm.name.startswith("adjoint") else arm.name
         rows.append(
             [
                 label,
                 "" if accuracy is None else f"{100 * accuracy:.2f}",
-                f"{arm.epochs_done}/{arm.epochs}",
+                *([] if whole else [f"{arm.epochs_done}/{arm.epochs}"]),
                 f"{result['seconds']:.1f}",
                 *(_cosine(cosines[name]) for name in crossbars),
                 "" if residual is None else f"{residual:.0e}",
@@ -69,7 +72,7 @@ def _cosine(value: float | None) -> str:
     if value is None:
         return ""
     if 0 < 1 - value < 5e-5:
-        return f"1 - {1 - value:.0e}"
+        return f"1-{1 - value:.0e}"
     return f"{value:.4f}"
 
 

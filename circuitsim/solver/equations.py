@@ -53,6 +53,13 @@ class Equations:
     def n_branches(self) -> int:
         return self._starts["end"]
 
+    @cached_property
+    def largest_conductance(self) -> float:
+        """Largest conductance of a resistance [S]: what a rounded voltage makes of KCL."""
+        devices = [g for pair in self.values.crossbars.values() for g in pair if g is not None]
+        sizes = [self.values.tables["resistor"]["conductance"], *devices]
+        return max((float(g.max()) for g in sizes if g.size), default=0.0)
+
     def residual(
         self, v: FloatArray, i: FloatArray, source_voltage: FloatArray
     ) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -283,13 +290,17 @@ def _drop(v: FloatArray, pos: IntArray, neg: IntArray) -> FloatArray:
 
 def _leave(node: FloatArray, pos: IntArray, neg: IntArray, current: FloatArray) -> None:
     """Add currents (B, n) that leave ``pos`` and enter ``neg``."""
-    count = node.shape[1]
-    for b in range(len(node)):
-        node[b] += np.bincount(pos, current[b], count) - np.bincount(neg, current[b], count)
+    accumulate(node, pos, current)
+    accumulate(node, neg, -current)
 
 
 def accumulate(total: FloatArray, index: IntArray, amount: FloatArray) -> None:
     """``total[:, index] += amount``, counting repeated indices every time."""
+    if not len(index):
+        return
+    if np.bincount(index).max() == 1:
+        total[:, index] += amount
+        return
     amounts = np.broadcast_to(amount, (len(total), len(index)))
     for row, part in zip(total, amounts, strict=True):
         row += np.bincount(index, part, len(row))

@@ -472,7 +472,8 @@ def _dense_enough(circuit: Circuit, v: FloatArray) -> FloatArray:
     """Return values to plan pivots with: the linear part and typical values of everything else."""
     values = circuit.linear.copy()
     node = np.abs(values[circuit.diagonal])[circuit.is_node]
-    typical = float(np.median(node[node > 0])) if np.any(node > 0) else 1e-6
+    # Times a number that no sum of conductances cancels by accident.
+    typical = 0.7390851 * float(np.median(node[node > 0])) if np.any(node > 0) else 1e-6
     for sign, corners in ((1.0, (0, 3)), (-1.0, (1, 2))):
         for corner in corners:
             slots = circuit.d_slot[:, corner]

@@ -291,12 +291,15 @@ class LayeredPlan:
         nudge: Nudge | None = None,
         output_current: FloatArray | None = None,
         residual: bool = False,
+        held_current: FloatArray | None = None,
         start: FloatArray | None = None,
     ) -> LayeredResult:
         """Solve for the displacement from the free point (B, N) that a nudge or a current causes.
 
         ``output_current`` (B, K) A leaves the outputs, whatever they do; a nudge follows them.
-        ``residual`` adds what is left of the free phase's equations at ``free_voltage``.
+        ``residual`` is for points that are not the free point: it adds what is left of the free phase's
+        equations there. ``held_current`` (B, M) A is by how much the anchor's branch currents differ
+        from those that its node voltages imply.
         """
         w = self.weights(values, settings.precision)
         known = self.known_voltages(values, inputs).astype(w.dtype)
@@ -323,6 +326,8 @@ class LayeredPlan:
         if residual:
             for layer, current in enumerate(self._free_residual(w, known, v0)):
                 constant[layer] -= current
+        if held_current is not None:
+            self._hold(w, banks, held_current, constant)
         y0 = self.read(v0[self.structure.output_layer]) if self.structure.output_layer >= 0 else None
         if output_current is not None:
             constant[self.structure.output_layer] -= self.spread(
@@ -385,12 +390,11 @@ class LayeredPlan:
         order = self.structure.order if phase == "nudged" else self.structure.order_back
         self._sweep(order, once, update, state, conductance, sweeps, settings)
         moved = self.full_displacement(w, phase, banks, state)
-        node_voltage = free_voltage + moved
-        if phase == "nudged":
-            # The start may belong to other inputs than these.
-            fixed = self.structure.known
-            node_voltage[:, fixed] = self.known_voltages(values, inputs)[:, fixed]
-            moved[:, fixed] = node_voltage[:, fixed] - free_voltage[:, fixed]
+        implied = self.full_voltage(w, known, v0)
+        node_voltage = implied + moved
+        if residual:
+            # The point may be off, or of other inputs: driven nodes then move from where it has them.
+            moved += implied - free_voltage
         return LayeredResult(
             node_voltage=node_voltage,
             displacement=moved,
@@ -544,6 +548,26 @@ class LayeredPlan:
                 )
         return total
 
+    def _hold(
+        self, w: _Weights, banks: list[_BankPoint], held: FloatArray, constant: list[Array]
+    ) -> None:
+        """Add the currents that anchored branch currents ``held`` (B, M) A beyond KCL draw."""
+        n = self.netlist
+        start = len(n.vsource)
+        for index, bank in enumerate(n.banks):
+            size = len(bank.control)
+            extra = held[:, start : start + size]
+            start += size
+            if bank.out_neg is not None:
+                extra = extra - held[:, start : start + size]
+                start += size
+            draw = (banks[index].slope - w.back[index]) * extra.astype(w.dtype)
+            constant[self.structure.bank_layer[index]] -= draw
+        for index, sense in enumerate(n.senses):
+            extra = held[:, start : start + len(sense.bit)]
+            start += len(sense.bit)
+            constant[self.structure.sense_layer[index]] += w.sense[index] * extra.astype(w.dtype)
+
     def _free_residual(self, w: _Weights, known: Array, v0: list[Array]) -> list[Array]:
         """Return the current (B, n) that leaves each node at v0 in the free phase."""
         constant = self.constant_currents(w, known)
@@ -573,6 +597,13 @@ class LayeredPlan:
             if bank.out_neg is not None:
                 v[:, bank.out_neg] = -out
         return v
+
+    def driven_voltages(self, values: Values, inputs: FloatArray, voltage: FloatArray) -> FloatArray:
+        """Return all node voltages (B, N) V that the layers' voltages in ``voltage`` imply."""
+        w = self.weights(values, "float64")
+        return self.full_voltage(
+            w, self.known_voltages(values, inputs), [voltage[:, nodes] for nodes in self.layers]
+        )
 
     def full_displacement(
         self, w: _Weights, phase: Phase, banks: list[_BankPoint], state: list[Array]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from circuitsim.errors import SpecError
-from circuitsim.netlist import Netlist, Nudge
+from circuitsim.netlist import Netlist, Nudge, Values
 from circuitsim.netlist.tables import FloatArray, IntArray
 
 __all__ = ["STATUS", "Drive", "OperatingPoint", "SolverSettings"]
@@ -66,6 +66,13 @@ class OperatingPoint:
     method: str
     displacement: FloatArray | None = None
     """(B, N) V from the free point, where a phase was solved for it; free of cancellation."""
+    # What a solver found this point as the free phase of; a changed copy does not carry it.
+    _free_of: tuple[Values, FloatArray] | None = field(default=None, init=False, repr=False)
+
+    def is_free_of(self, values: Values, inputs: FloatArray) -> bool:
+        """Whether a solver returned this very point as the free phase of these values and inputs."""
+        found = self._free_of
+        return found is not None and found[0] is values and np.array_equal(found[1], inputs)
 
     @property
     def relative_residual(self) -> FloatArray:

@@ -1,0 +1,65 @@
+"""The kernels as plain Python: what numba compiles gives the same numbers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from circuits import PASSIVE, random_inputs, random_netlist, random_nudge, small_network
+
+from circuitsim.netlist.tables import FloatArray
+from circuitsim.solver import Drive, SolverSettings, build_plan, solve, solve_transposed
+
+HERE = Path(__file__).resolve().parent
+
+
+def general() -> list[FloatArray]:
+    """Free, nudged, corrected and transposed, with a diode, an amplifier and a softmax nudge."""
+    netlist = random_netlist(3, kinds=PASSIVE | {"diode", "buffer", "cccs"}, nodes=4)
+    plan, values, inputs = build_plan(netlist), netlist.values(), random_inputs(3, 1, 2)
+    free = solve(plan, values, inputs)
+    drive = Drive.of(netlist, inputs, random_nudge(3, "softmax", 0.1, 1, 3))
+    corrected = solve(plan, values, drive.corrected(free))
+    s = solve_transposed(plan, values, free, np.array([[1e-5, -2e-5, 3e-5]]), inputs=inputs)
+    return [free.node_voltage, free.branch_current, corrected.node_voltage, s, free.iterations.astype(float)]
+
+
+def layered() -> list[FloatArray]:
+    """Sweeps over diode neurons."""
+    spec, netlist = small_network(1, neuron="diode", recurrent=True, sizes=(2, 3, 2))
+    plan, values, inputs = build_plan(netlist), netlist.values(), random_inputs(1, 2, spec.input_size)
+    chosen = SolverSettings(method="layered")
+    free = solve(plan, values, inputs, chosen)
+    drive = Drive.of(netlist, inputs, random_nudge(1, "quadratic", 0.1, 2, 2, conductance=1e-5))
+    moved = solve(plan, values, drive.corrected(free), chosen)
+    return [free.node_voltage, moved.node_voltage, free.iterations.astype(float)]
+
+
+@pytest.mark.parametrize("case", [general, layered], ids=lambda case: case.__name__)
+def test_interpreted_kernels_agree(case: object) -> None:
+    name = case.__name__  # type: ignore[attr-defined]
+    code = (
+        "import json, sys\n"
+        f"sys.path[:0] = [{str(HERE)!r}, {str(HERE.parent)!r}]\n"
+        "import numba\n"
+        "assert numba.config.DISABLE_JIT\n"
+        f"import {Path(__file__).stem} as here\n"
+        f"print(json.dumps([a.tolist() for a in here.{name}()]))\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "NUMBA_DISABLE_JIT": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    compiled = globals()[name]()
+    for interpreted, expected in zip(json.loads(result.stdout), compiled, strict=True):
+        np.testing.assert_allclose(interpreted, expected, rtol=1e-12, atol=1e-16)
