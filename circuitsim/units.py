@@ -11,23 +11,11 @@ __all__ = ["UNITS", "engineering", "parse_quantity"]
 
 # SPICE is case-blind: M is milli and MEG is 1e6. YAML 1.1 reads `1e-3` as a string, so strings
 # must be understood even where no suffix is used.
-_SCALE = {
-    "t": 1e12,
-    "g": 1e9,
-    "meg": 1e6,
-    "k": 1e3,
-    "": 1.0,
-    "m": 1e-3,
-    "mil": 25.4e-6,
-    "u": 1e-6,
-    "µ": 1e-6,
-    "n": 1e-9,
-    "p": 1e-12,
-    "f": 1e-15,
-    "a": 1e-18,
-}
+_EXPONENT = {"t": 12, "g": 9, "meg": 6, "k": 3, "": 0, "m": -3, "u": -6, "µ": -6, "μ": -6}
+_EXPONENT |= {"n": -9, "p": -12, "f": -15, "a": -18}
+_MIL = 25.4e-6
 UNITS = ("ohm", "hz", "s", "v", "a", "f", "w", "h")
-_NUMBER = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([a-zA-Zµ]*)\s*")
+_NUMBER = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([a-zA-Zµμ]*)\s*")
 _PREFIXES = [
     (10.0 ** (12 - 3 * k), prefix)
     for k, prefix in enumerate(("T", "G", "M", "k", "", "m", "u", "n", "p", "f", "a"))
@@ -38,8 +26,8 @@ def parse_quantity(value: object) -> float:
     """Return ``value`` as a float in SI units.
 
     Accepts a number or text with a SPICE suffix and, after it, an optional unit: ``10k``,
-    ``2meg``, ``1u``, ``100mV``, ``4.7kohm``. A lone ``f`` is femto, as in SPICE, and ``M`` is
-    milli.
+    ``2meg``, ``1u``, ``100mV``, ``4.7kohm``. As in SPICE, ``M`` is milli, and a lone
+    ``f`` or ``a`` is femto or atto.
 
     Raises:
         SpecError: not a number, an unknown suffix, or not finite.
@@ -50,23 +38,28 @@ def parse_quantity(value: object) -> float:
         match = _NUMBER.fullmatch(value)
         if match is None:
             raise SpecError("is not a number", value=value, remedy="Write for example 10k, 2meg, 1u, 1e-3.")
-        number, suffix = float(match[1]), match[2].lower()
-        result = number * _scale(suffix, value)
+        result = _scaled(match[1], match[2].lower(), value)
     else:
-        result = float(value)
+        try:
+            result = float(value)
+        except OverflowError:
+            result = math.inf
     if not math.isfinite(result):
         raise SpecError("must be finite", value=value)
     return result
 
 
-def _scale(suffix: str, text: str) -> float:
-    if suffix in _SCALE:
-        return _SCALE[suffix]
-    for unit in UNITS:
-        if suffix.endswith(unit) and suffix[: -len(unit)] in _SCALE:
-            return _SCALE[suffix[: -len(unit)]]
-    known = " ".join(name for name in _SCALE if name)
-    raise SpecError("has an unknown suffix", value=text, remedy=f"Known suffixes: {known}.")
+def _scaled(number: str, suffix: str, text: str) -> float:
+    names = [suffix, *(suffix[: -len(unit)] for unit in UNITS if suffix.endswith(unit))]
+    for name in names:
+        if name in _EXPONENT:
+            # Shifting the exponent rounds once: 20u is 2e-05 to the last bit.
+            mantissa, _, exponent = number.lower().partition("e")
+            return float(f"{mantissa}e{int(exponent or 0) + _EXPONENT[name]}")
+        if name == "mil":
+            return float(number) * _MIL
+    known = " ".join(name for name in _EXPONENT if name)
+    raise SpecError("has an unknown suffix", value=text, remedy=f"Known suffixes: {known} mil.")
 
 
 def engineering(value: float, unit: str = "", digits: int = 4) -> str:

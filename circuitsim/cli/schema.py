@@ -27,7 +27,9 @@ def command(
     elif kind == "card":
         from circuitsim.devices import DeviceCard as model  # type: ignore[assignment]
     else:
-        raise SpecError("is not a kind of file", field="kind", value=kind, remedy="Known: network, experiment, card.")
+        raise SpecError(
+            "is not a kind of file", field="kind", value=kind, remedy="Known: network, experiment, card."
+        )
     print_json(
         {"$schema": "https://json-schema.org/draft/2020-12/schema", **model.model_json_schema(by_alias=True)}
     )

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from circuitsim.errors import NetlistError
 from circuitsim.netlist.blocks import AmplifierBank, Crossbar, CurrentSense, SoftmaxLoad
 from circuitsim.netlist.netlist import GROUND, InputPort, Netlist, OutputPort
 from circuitsim.netlist.tables import ELEMENT_TABLES, FloatArray, IntArray, Table
@@ -83,13 +84,24 @@ class NetlistBuilder:
 
         ``control`` names the voltage source whose current a CCCS or CCVS reads.
         """
+        if kind not in _TABLES:
+            raise NetlistError(
+                "no such kind of element", object=name, value=kind, remedy=f"Known: {', '.join(_TABLES)}."
+            )
         table = _TABLES[kind]
+        wanted = [column.name for column in table.columns("node")]
+        if len(nodes) != len(wanted):
+            raise NetlistError(f"a {kind} has the nodes {', '.join(wanted)}", object=name, value=nodes)
+        expected = {column.name for column in table.columns("value")}
+        if set(values) != expected:
+            raise NetlistError(
+                f"a {kind} has the values {', '.join(sorted(expected))}", object=name, value=sorted(values)
+            )
         columns: dict[str, Any] = {
-            column.name: np.array([self.node(node)])
-            for column, node in zip(table.columns("node"), nodes, strict=True)
+            column: np.array([self.node(node)]) for column, node in zip(wanted, nodes, strict=True)
         }
         for column in table.columns("source"):
-            columns[column.name] = np.array([self._source_row[str(control)]])
+            columns[column.name] = self.source_rows([str(control)])
         self._append(kind, (name,), {**columns, **{k: np.array([v]) for k, v in values.items()}})
 
     def add_rows(self, kind: str, names: Sequence[str], **columns: ArrayLike) -> None:
@@ -104,8 +116,13 @@ class NetlistBuilder:
         self._rows[kind].append((names, columns))
 
     def source_rows(self, names: Iterable[str]) -> IntArray:
-        """Return the rows of voltage sources by name."""
-        return np.array([self._source_row[name] for name in names], dtype=np.int64)
+        """Return the rows of voltage sources by name; they must have been added before."""
+        rows = []
+        for name in names:
+            if name not in self._source_row:
+                raise NetlistError("no voltage source of this name has been added", value=name)
+            rows.append(self._source_row[name])
+        return np.array(rows, dtype=np.int64)
 
     def crossbar(self, crossbar: Crossbar) -> None:
         self._crossbars.append(crossbar)

@@ -15,6 +15,7 @@ from circuitsim.netlist.builder import NetlistBuilder
 from circuitsim.netlist.netlist import Netlist
 from circuitsim.netlist.tables import ELEMENT_TABLES
 from circuitsim.netlist.validate import validate
+from circuitsim.yaml_files import read_yaml
 
 __all__ = ["FORMAT", "netlist_document", "parse_netlist", "read_netlist", "write_netlist"]
 
@@ -102,26 +103,7 @@ def read_netlist(path: Path) -> Netlist:
     Raises:
         NetlistError: the file is missing, is not YAML, or describes no valid circuit.
     """
-    try:
-        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except OSError as error:
-        raise NetlistError(f"cannot be read: {error.strerror}", file=path) from error
-    except (yaml.YAMLError, ValueError, KeyError, AttributeError, RecursionError) as error:
-        raise NetlistError(f"is not YAML: {' '.join(str(error).split())}", file=path) from error
-    return parse_netlist(document, file=path)
-
-
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """YAML lets a later key silently replace an earlier one: refuse that."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} is given twice", node.start_mark
-                )
-        return dict(super().construct_mapping(node, deep))
+    return parse_netlist(read_yaml(path, error=NetlistError), file=path)
 
 
 def parse_netlist(document: object, *, file: Path | None = None) -> Netlist:
@@ -145,8 +127,9 @@ def parse_netlist(document: object, *, file: Path | None = None) -> Netlist:
     try:
         builder = NetlistBuilder(str(document.get("title", "circuit")))
         refuse_unknown(document.get("elements", {}), {t.kind for t in ELEMENT_TABLES}, "elements")
-        for node in document.get("nodes", ()):
-            builder.node(str(node))
+        declared = [str(node) for node in document.get("nodes", ())]
+        for node in declared:
+            builder.node(node)
         for table in ELEMENT_TABLES:
             rows = document.get("elements", {}).get(table.kind)
             if rows is None:
@@ -198,12 +181,14 @@ def parse_netlist(document: object, *, file: Path | None = None) -> Netlist:
             refuse_unknown(ports, {"source", "column", "gain"}, where)
             builder.inputs([str(s) for s in ports["source"]], ports["column"], ports["gain"])
         netlist = builder.build(check=False)
-    except CircuitsimError:
-        raise
+    except CircuitsimError as error:
+        raise (error if error.file else NetlistError(str(error), file=file)) from error
     except KeyError as error:
         raise NetlistError(f"key or name {error} is missing", file=file, object=where) from error
     except (TypeError, ValueError, AttributeError, OverflowError) as error:
         raise NetlistError(f"is malformed: {error}", file=file, object=where) from error
+    for node in netlist.node_names[1 + len(declared) :] if declared else ():
+        raise NetlistError("is a node that `nodes` does not list", file=file, value=node)
     try:
         validate(netlist)
     except NetlistError as error:

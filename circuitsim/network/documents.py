@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from circuitsim.errors import SpecError
 from circuitsim.units import parse_quantity
+from circuitsim.yaml_files import read_yaml
 
 __all__ = ["Inconsistent", "Positive", "Quantity", "Spec", "parse_document", "read_document"]
 
@@ -57,40 +57,10 @@ def read_document(path: Path) -> dict[str, Any]:
     Raises:
         SpecError: the file is missing, unreadable, not YAML, or not a mapping.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise SpecError(f"cannot be read: {error.strerror}", file=path) from error
-    except UnicodeDecodeError as error:
-        raise SpecError("is not a text file", file=path, remedy="A YAML file was expected.") from error
-    try:
-        document = yaml.load(text, Loader=_UniqueKeyLoader)
-    except yaml.YAMLError as error:
-        raise SpecError(f"is not YAML: {' '.join(str(error).split())}", file=path) from error
-    except (ValueError, KeyError, AttributeError, RecursionError) as error:
-        # PyYAML lets through what its constructors raise at an impossible date or a number too long.
-        raise SpecError(f"holds a value that YAML cannot read: {error}", file=path) from error
+    document = read_yaml(path)
     if not isinstance(document, dict):
         raise SpecError("must hold keys and values", file=path, value=type(document).__name__)
     return document
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML lets a later key silently replace an earlier one: refuse that."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, str) and key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} is given twice", key_node.start_mark
-                )
-            if isinstance(key, str):
-                seen.add(key)
-        return super().construct_mapping(node, deep)
 
 
 def parse_document(model: type[S], document: Mapping[str, Any], *, file: object = None) -> S:

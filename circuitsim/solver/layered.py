@@ -548,9 +548,7 @@ class LayeredPlan:
                 )
         return total
 
-    def _hold(
-        self, w: _Weights, banks: list[_BankPoint], held: FloatArray, constant: list[Array]
-    ) -> None:
+    def _hold(self, w: _Weights, banks: list[_BankPoint], held: FloatArray, constant: list[Array]) -> None:
         """Add the currents that anchored branch currents ``held`` (B, M) A beyond KCL draw."""
         n = self.netlist
         start = len(n.vsource)

@@ -28,9 +28,10 @@ STATUS = (
 class SolverSettings:
     """How to solve. The answer does not depend on it, beyond the tolerances.
 
-    A point is converged when its largest KCL residual is below ``relative_tolerance`` times the
-    largest branch current plus ``absolute_tolerance`` [A], and the last step moved no voltage by more
-    than ``voltage_tolerance`` [V].
+    Iterations end when the largest KCL residual is below ``relative_tolerance`` times the largest sum of
+    the currents ``|g v|`` at a node plus ``absolute_tolerance`` [A], and the last step moved no voltage by
+    more than ``voltage_tolerance`` [V]. With ``check`` a point whose residual then exceeds 1e-9 of the
+    largest branch current, beyond rounding, is not called converged.
     """
 
     method: Literal["auto", "general", "layered"] = "auto"
@@ -65,7 +66,8 @@ class OperatingPoint:
     """(B,)"""
     method: str
     displacement: FloatArray | None = None
-    """(B, N) V from the free point, where a phase was solved for it; free of cancellation."""
+    """(B, N) V from the anchor, or from the point a nudged phase started at, where a phase was solved for
+    it rather than for voltages; free of cancellation."""
     # What a solver found this point as the free phase of; a changed copy does not carry it.
     _free_of: tuple[Values, FloatArray] | None = field(default=None, init=False, repr=False)
 

@@ -170,7 +170,10 @@ def test_rates_multiply_the_step_of_one_crossbar(tried: Case, kind: str) -> None
                 continue
             inside = (once > 1.0001e-6) & (once < 0.9999e-4) if kind == "adam" else once > 0
             np.testing.assert_allclose(
-                (other - before)[inside], rates.get(name, 1.0) * (once - before)[inside], rtol=1e-6, atol=1e-14
+                (other - before)[inside],
+                rates.get(name, 1.0) * (once - before)[inside],
+                rtol=1e-6,
+                atol=1e-14,
             )
             assert np.any(once != before)
 

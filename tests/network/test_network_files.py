@@ -140,7 +140,7 @@ def test_merge_keys_share_settings(tmp_path: Path) -> None:
             lambda d: d["layers"]["out"].update(leak="2x"),
             "layers.out.leak",
             "2x",
-            "has an unknown suffix. Known suffixes: t g meg k m mil u",
+            "has an unknown suffix. Known suffixes: t g meg k m u",
             None,
         ),
         (lambda d: d["layers"]["out"].update(leak=True), "layers.out.leak", True, "must be a number", None),
