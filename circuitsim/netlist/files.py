@@ -182,7 +182,9 @@ def parse_netlist(document: object, *, file: Path | None = None) -> Netlist:
             builder.inputs([str(s) for s in ports["source"]], ports["column"], ports["gain"])
         netlist = builder.build(check=False)
     except CircuitsimError as error:
-        raise (error if error.file else NetlistError(str(error), file=file)) from error
+        if error.file:
+            raise
+        raise NetlistError(str(error), file=file, object=where) from error
     except KeyError as error:
         raise NetlistError(f"key or name {error} is missing", file=file, object=where) from error
     except (TypeError, ValueError, AttributeError, OverflowError) as error:
