@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -103,15 +104,24 @@ def fabricate(netlist: Netlist, card: DeviceCard | None = None, *, seed: int = 0
         columns["offset"] = columns["offset"] + amplifier.offset * normal(size, bank.name, "offset")
         banks[bank.name] = columns
     tables = {kind: dict(columns) for kind, columns in nominal.tables.items()}
-    if card.diode.saturation_current and len(netlist.diode):
-        factor = np.exp(
-            card.diode.saturation_current * normal(len(netlist.diode), "diode", "saturation_current")
-        )
+    if card.diode.saturation_current:
+        factor = np.ones(len(netlist.diode))
+        for family, rows in _families(netlist.diode.name).items():
+            draw = normal(len(rows), "diode", family, "saturation_current")
+            factor[rows] = np.exp(card.diode.saturation_current * draw)
         tables["diode"]["saturation_current"] = tables["diode"]["saturation_current"] * factor
     target = nominal.crossbars
     present = {name: _times(target[name], mismatch[name]) for name in target}
     values = Values(tables=tables, crossbars=present, banks=banks, senses=nominal.senses)
     return Chip(netlist=netlist, card=card, seed=seed, target=target, values=values, mismatch=mismatch)
+
+
+def _families(names: Sequence[str]) -> dict[str, list[int]]:
+    """Return the rows of each family of elements: those whose names differ in their number alone."""
+    found: dict[str, list[int]] = {}
+    for row, name in enumerate(names):
+        found.setdefault(re.sub(r"\[\d+\]", "[]", name), []).append(row)
+    return found
 
 
 def _times(

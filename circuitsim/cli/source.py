@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
@@ -86,8 +87,10 @@ def read_source(path: Path, *, seed: int = 0) -> Source:
 
     if path.suffix in RECORD_SUFFIXES:
         raise SpecError("is a record, not a circuit", file=path, remedy="Use: circuitsim show.")
-    if path.is_file() and _NETLIST.search(path.read_bytes()):
-        return Source(netlist=read_netlist(path), network=None, cost=None)
+    # What cannot be read is for the reader below to report.
+    with contextlib.suppress(OSError):
+        if _NETLIST.search(path.read_bytes()):
+            return Source(netlist=read_netlist(path), network=None, cost=None)
     refuse_other_kinds(path, "network")
     network = load_network(path)
     try:

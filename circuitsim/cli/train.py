@@ -180,7 +180,7 @@ def _report(run: RunRecord, paths: list[Path], experiment: Path) -> None:
         columns,
         rows,
     )
-    print_line("cosine: estimated to exact gradient on a probe batch, mean over epochs; 1-1e-3 is 0.999\n")
+    print_line("cosine: estimated to exact gradient, mean over epochs (1-1e-3 is 0.999)\n")
     print_line(f"record   {run.path}")
     for path in paths:
         print_line(f"figure   {path}")
@@ -190,4 +190,4 @@ def _report(run: RunRecord, paths: list[Path], experiment: Path) -> None:
         print_line(f"  circuitsim train {shlex.quote(str(experiment))} --seed {seed + 1}     (another die)")
     hopfield = Path("netlists/hopfield.yaml")
     if hopfield.exists() and not run.header["experiment"]["network"].endswith(hopfield.name):
-        print_line(f"  circuitsim gradcheck {hopfield}     (loops, where nudged-only fails)")
+        print_line(f"  circuitsim gradcheck {hopfield}     (loops)")

@@ -58,6 +58,8 @@ def read_document(path: Path) -> dict[str, Any]:
         SpecError: the file is missing, unreadable, not YAML, or not a mapping.
     """
     document = read_yaml(path)
+    if document is None:
+        raise SpecError("is empty", file=path)
     if not isinstance(document, dict):
         raise SpecError("must hold keys and values", file=path, value=type(document).__name__)
     return document

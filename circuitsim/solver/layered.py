@@ -59,11 +59,12 @@ class _Weights:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _BankPoint:
-    """A bank around the free point v0, with what its increments need: t = tanh at v0, a = f'(v0)."""
+    """A bank around the free point v0, with what its increments need: t = tanh(x) at v0, a = f'(v0)."""
 
     gain: Array
     limit: Array | None
     """Saturation (n,) V, or None for linear banks."""
+    x: Array | None
     t: Array | None
     slope: Array
     back: Array
@@ -73,19 +74,29 @@ class _BankPoint:
         """Return f(v0 + d) - f(v0) without cancellation: tanh(x + e) - tanh(x) in product form."""
         if self.limit is None or self.t is None:
             return self.gain * d
-        e = np.tanh(self.gain / self.limit * d)
-        return self.limit * e * (1 - self.t * self.t) / (1 + self.t * e)
+        return self.limit * self._moved(d)[0]
 
     def curvature(self, d: Array) -> tuple[Array, Array]:
         """Return f(v0 + d) - f(v0) - a d and its derivative."""
         if self.limit is None or self.t is None:
             return np.zeros_like(d), np.zeros_like(d)
-        e = np.tanh(self.gain / self.limit * d)
-        room = 1 - self.t * self.t
+        change, there = self._moved(d)
+        return self.limit * change - self.slope * d, self.gain * (1 - there * there) - self.slope
+
+    def _moved(self, d: Array) -> tuple[Array, Array]:
+        """Return tanh(x + e) - tanh(x) and tanh(x + e), x being where v0 is."""
+        assert self.t is not None
+        assert self.x is not None
+        assert self.limit is not None
+        step = self.gain / self.limit * d
+        e = np.tanh(step)
         lift = 1 + self.t * e
-        bend = self.limit * e * room / lift - self.slope * d
-        moved = (self.t + e) / lift
-        return bend, self.gain * (1 - moved * moved) - self.slope
+        # From deep saturation to the other side the product form is 0/0; there nothing cancels.
+        across = lift < 1e-3
+        lift = np.where(across, 1, lift)
+        there = np.where(across, np.tanh(self.x + step), (self.t + e) / lift)
+        change = np.where(across, there - self.t, e * (1 - self.t * self.t) / lift)
+        return change.astype(d.dtype, copy=False), there.astype(d.dtype, copy=False)
 
     def forward(self, phase: Phase, d: Array) -> Array | None:
         """Return the change of the outputs that phase ``phase`` passes on, or None where they are held."""
@@ -230,9 +241,11 @@ class LayeredPlan:
             current = constant[layer] + self.incoming(w, layer, state)
             return self.settle(w, layer, conductance[layer], current, state[layer])
 
-        self._sweep(
-            self.structure.order, self.structure.feedforward, update, state, conductance, sweeps, settings
-        )
+        # Sweeps that run away overflow: the status says so, not NumPy.
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            self._sweep(
+                self.structure.order, self.structure.feedforward, update, state, conductance, sweeps, settings
+            )
         return LayeredResult(
             node_voltage=self.full_voltage(w, known, state),
             displacement=None,
@@ -388,7 +401,8 @@ class LayeredPlan:
 
         once = self.structure.feedforward_back and phase == "transposed"
         order = self.structure.order if phase == "nudged" else self.structure.order_back
-        self._sweep(order, once, update, state, conductance, sweeps, settings)
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            self._sweep(order, once, update, state, conductance, sweeps, settings)
         moved = self.full_displacement(w, phase, banks, state)
         implied = self.full_voltage(w, known, v0)
         node_voltage = implied + moved
@@ -462,12 +476,13 @@ class LayeredPlan:
         two_way = bool(np.any(back))
         if np.isinf(limit).all():
             slope = np.broadcast_to(gain, v0.shape)
-            return _BankPoint(gain=gain, limit=None, t=None, slope=slope, back=back, two_way=two_way)
+            return _BankPoint(gain=gain, limit=None, x=None, t=None, slope=slope, back=back, two_way=two_way)
         # A linear amplifier among saturating ones: so wide that no voltage here bends it.
         finite = np.where(np.isinf(limit), 1e30, limit).astype(w.dtype)
-        t = np.tanh(gain * (v0 + w.offset[bank]) / finite)
+        x = gain * (v0 + w.offset[bank]) / finite
+        t = np.tanh(x)
         slope = gain * (1 - t * t)
-        return _BankPoint(gain=gain, limit=finite, t=t, slope=slope, back=back, two_way=two_way)
+        return _BankPoint(gain=gain, limit=finite, x=x, t=t, slope=slope, back=back, two_way=two_way)
 
     def diode_slopes(self, w: _Weights, layer: int, v0: Array) -> Array | float:
         diodes = w.diodes[layer]

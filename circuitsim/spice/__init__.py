@@ -4,12 +4,14 @@ from circuitsim.spice.crosscheck import CrossCheck, crosscheck_point, phase_netl
 from circuitsim.spice.deck import DeckOptions, deck_nodes, write_deck
 from circuitsim.spice.engine import SpiceEngine, SpiceSolution
 from circuitsim.spice.ngspice import NgspiceEngine
+from circuitsim.spice.pyspice import PySpiceEngine
 from circuitsim.spice.rawfile import read_raw
 
 __all__ = [
     "CrossCheck",
     "DeckOptions",
     "NgspiceEngine",
+    "PySpiceEngine",
     "SpiceEngine",
     "SpiceSolution",
     "crosscheck_point",

@@ -17,6 +17,7 @@ from circuitsim.errors import ConvergenceError, RecordError, SpecError
 from circuitsim.learning import Cost, Estimator, Samples, Trainer
 from circuitsim.network import NetworkSpec, load_network, parse_document
 from circuitsim.record import ArmLayout, RunRecord, RunWriter, free_path, provenance, read_record
+from circuitsim.record.layout import ArraySpec
 from circuitsim.solver import Drive, Plan, build_plan, solve
 from circuitsim.study.experiment import ExperimentSpec, load_experiment
 
@@ -117,6 +118,16 @@ def prepare(experiment: ExperimentSpec, *, folder: Path, file: object = None) ->
     Raises:
         SpecError: a file is missing or wrong, or network and data do not fit each other.
     """
+    for field in ("network", "card"):
+        name = getattr(experiment, field)
+        if name is not None and not (folder / name).exists():
+            raise SpecError(
+                "names a file that does not exist",
+                file=file,
+                field=field,
+                value=name,
+                remedy="Paths are relative to the experiment's own folder.",
+            )
     network = load_network(folder / experiment.network)
     card = ideal_card() if experiment.card is None else load_card(folder / experiment.card)
     return _bench(experiment, network, card, file=file)
@@ -196,15 +207,16 @@ def run_experiment(
         arms.append(
             ArmLayout(name=name, epochs=experiment.training.epochs, metrics=trainer.metric_names, state=state)
         )
-    extras = _initial_extras(bench) | _sample_extras(bench, bench.chip)
+    initial = _initial_extras(bench)
+    extras = {key: (array.shape, str(array.dtype)) for key, array in initial.items()} | _sample_layout(bench)
     with RunWriter.create(
         target,
         header=bench.header(),
         arms=arms,
-        extras={key: (array.shape, str(array.dtype)) for key, array in extras.items()},
+        extras=extras,
         overwrite=overwrite,
     ) as writer:
-        for key, array in _initial_extras(bench).items():
+        for key, array in initial.items():
             writer.put(key, array)
         _train(bench, writer, {}, watcher or _Silent())
     return read_record(target)
@@ -281,6 +293,18 @@ def _initial_extras(bench: Bench) -> dict[str, np.ndarray]:
             if g is not None:
                 extras[f"initial/{crossbar.name}/{half}"] = g
     return extras
+
+
+def _sample_layout(bench: Bench) -> dict[str, ArraySpec]:
+    """Return the shapes and types of what `_sample_extras` returns, which needs a trained die."""
+    layout: dict[str, ArraySpec] = {
+        "sample/input": ((bench.data.test_inputs.shape[1],), "float64"),
+        "sample/label": ((1,), "int64"),
+        "sample/probability": ((bench.data.classes,), "float64"),
+    }
+    for name, nodes in bench.plan.netlist.groups.items():
+        layout[f"sample/voltage/{name}"] = ((len(nodes),), "float64")
+    return layout
 
 
 def _sample_extras(bench: Bench, chip: Chip) -> dict[str, np.ndarray]:

@@ -159,9 +159,7 @@ def test_spreads_have_the_size_the_card_says() -> None:
         assert factor is not None
         assert np.mean(factor) == pytest.approx(1.0, abs=0.002)
         assert np.std(factor) == pytest.approx(0.05, rel=0.05)
-        np.testing.assert_array_equal(
-            die.values.crossbars["u-a"][half], die.target["u-a"][half] * factor
-        )
+        np.testing.assert_array_equal(die.values.crossbars["u-a"][half], die.target["u-a"][half] * factor)
     bank = die.values.banks["a.buffer"]
     for column, nominal, spread in (
         ("gain", 8.0, 0.04 * 8.0),
@@ -186,9 +184,7 @@ def test_diode_currents_spread_in_proportion() -> None:
 
 def test_a_large_spread_never_turns_a_value_around() -> None:
     circuit = wide({"kind": "tanh", "saturation": 0.5})
-    die = fabricate(
-        circuit, card(crossbar={"device_to_device": 1.0}, amplifier={"saturation": 0.3}), seed=1
-    )
+    die = fabricate(circuit, card(crossbar={"device_to_device": 1.0}, amplifier={"saturation": 0.3}), seed=1)
     for pair in die.values.crossbars.values():
         assert all(np.all(g >= 0) for g in pair if g is not None)
     assert np.any(die.values.crossbars["u-a"][0] == 0)
@@ -255,9 +251,7 @@ class TestProgrammed:
             ("hidden-out", (np.ones((5, 4)), np.ones((5, 4))), "both halves"),
         ],
     )
-    def test_wrong_requests_are_refused_by_name(
-        self, die: Chip, name: str, pair: Any, message: str
-    ) -> None:
+    def test_wrong_requests_are_refused_by_name(self, die: Chip, name: str, pair: Any, message: str) -> None:
         before = drawn(die)
         with pytest.raises(DeviceError, match=message) as error:
             die.programmed({name: pair})

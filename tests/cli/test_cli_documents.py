@@ -6,21 +6,21 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from command_line import Command, Outcome
 
 PHASES = ("nudged", "corrected", "dyadic")
 
 
-def documented(call: Any, command: str) -> set[str]:
+def documented(call: Command, command: str) -> set[str]:
     """Every word of the part of a command's help that names its JSON keys."""
     return set(re.findall(r"\w+", call(command, "--help").out.partition("JSON")[2]))
 
 
-def test_compile_counts_a_small_network(folder: Path, call: Any) -> None:
+def test_compile_counts_a_small_network(folder: Path, call: Command) -> None:
     counts = call("compile", "small.yaml", "--json").document
     assert counts["name"] == "small"
     assert (counts["inputs"], counts["outputs"]) == (3, 2)
@@ -37,7 +37,7 @@ def test_compile_counts_a_small_network(folder: Path, call: Any) -> None:
     assert set(counts) <= documented(call, "compile")
 
 
-def test_compile_summary_says_what_is_one_way(folder: Path, call: Any) -> None:
+def test_compile_summary_says_what_is_one_way(folder: Path, call: Command) -> None:
     shown = call("compile", "small.yaml")
     assert shown.err == ""
     assert re.search(r"non-reciprocal +8 buffer", shown.out)
@@ -45,7 +45,7 @@ def test_compile_summary_says_what_is_one_way(folder: Path, call: Any) -> None:
 
 
 @pytest.mark.parametrize("phase", PHASES)
-def test_a_compiled_phase_solves_to_the_same_voltages(phase: str, folder: Path, call: Any) -> None:
+def test_a_compiled_phase_solves_to_the_same_voltages(phase: str, folder: Path, call: Command) -> None:
     drive = ("--input", "300m,-1,0.2", "--target", "1", "--beta", "-0.5", "--phase", phase)
     written = call("compile", "small.yaml", *drive, "-o", "phase.yaml", "--json").document
     assert (written["phase"], written["file"], written["inputs"]) == (phase, "phase.yaml", 0)
@@ -61,7 +61,7 @@ def test_a_compiled_phase_solves_to_the_same_voltages(phase: str, folder: Path, 
     assert (max(moved) > 1e-6) == (phase != "dyadic")
 
 
-def test_compile_writes_a_deck_and_a_netlist_that_reads_back(folder: Path, call: Any) -> None:
+def test_compile_writes_a_deck_and_a_netlist_that_reads_back(folder: Path, call: Command) -> None:
     assert call("compile", "small.yaml", "--format", "spice", "-o", "deck.cir").code == 0
     deck = (folder / "deck.cir").read_text()
     assert deck.rstrip().endswith(".end")
@@ -71,7 +71,7 @@ def test_compile_writes_a_deck_and_a_netlist_that_reads_back(folder: Path, call:
     assert {path.name for path in folder.iterdir() if path.name.startswith(".")} == set()
 
 
-def test_solve_gives_a_divider_s_operating_point(folder: Path, call: Any) -> None:
+def test_solve_gives_a_divider_s_operating_point(folder: Path, call: Command) -> None:
     point = call("solve", "divider.yaml", "--json").document
     assert point["nodes"] == {"[red]": 1.0, ":smile:": pytest.approx(0.5, rel=1e-14)}
     assert point["branches"] == {"V1": pytest.approx(-5e-4, rel=1e-14)}
@@ -86,7 +86,7 @@ def test_solve_gives_a_divider_s_operating_point(folder: Path, call: Any) -> Non
     assert set(point) <= documented(call, "solve")
 
 
-def test_solve_tables_keep_names_in_brackets(folder: Path, call: Any) -> None:
+def test_solve_tables_keep_names_in_brackets(folder: Path, call: Command) -> None:
     shown = call("solve", "divider.yaml")
     assert re.search(r"\[red\] +1 V", shown.out)
     assert re.search(r":smile: +500 mV", shown.out)
@@ -97,7 +97,7 @@ def test_solve_tables_keep_names_in_brackets(folder: Path, call: Any) -> None:
     assert max(map(len, shown.out.splitlines())) <= 120
 
 
-def test_solve_reads_samples_and_files(folder: Path, call: Any) -> None:
+def test_solve_reads_samples_and_files(folder: Path, call: Command) -> None:
     sample = call("solve", "digits16.yaml", "--sample", "0", "--json").document
     from circuitsim.data import load_digits
 
@@ -111,7 +111,7 @@ def test_solve_reads_samples_and_files(folder: Path, call: Any) -> None:
     assert typed["outputs"] == pytest.approx(sample["outputs"], rel=1e-9)
 
 
-def test_solve_says_how_many_rows_it_left_out(folder: Path, call: Any) -> None:
+def test_solve_says_how_many_rows_it_left_out(folder: Path, call: Command) -> None:
     shown = call("solve", "digits16.yaml", "--sample", "0")
     left = int(shown.err.split(" more nodes")[0])
     every = call("solve", "digits16.yaml", "--sample", "0", "--json").document["nodes"]
@@ -119,7 +119,7 @@ def test_solve_says_how_many_rows_it_left_out(folder: Path, call: Any) -> None:
     assert "hidden[15]" in shown.out
 
 
-def test_gradcheck_rows_are_complete_and_true(folder: Path, call: Any) -> None:
+def test_gradcheck_rows_are_complete_and_true(folder: Path, call: Command) -> None:
     args = ("gradcheck", "small.yaml", "--batch", "2", "--devices", "3", "--beta", "0.1", "--beta", "0.01")
     rows = call(*args, "--json").document
     assert set(rows[0]) <= documented(call, "gradcheck")
@@ -142,7 +142,7 @@ def test_gradcheck_rows_are_complete_and_true(folder: Path, call: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["network", "experiment", "card"])
-def test_schema_is_json_with_and_without_the_option(kind: str, folder: Path, call: Any) -> None:
+def test_schema_is_json_with_and_without_the_option(kind: str, folder: Path, call: Command) -> None:
     schema = call("schema", kind).document
     assert call("schema", kind, "--json").document == schema
     assert schema["type"] == "object"
@@ -154,7 +154,9 @@ def test_schema_is_json_with_and_without_the_option(kind: str, folder: Path, cal
         assert set(yaml.safe_load(Path("small.yaml").read_text())) <= set(schema["properties"])
 
 
-def test_train_writes_a_record_that_show_and_runs_read(folder: Path, call: Any, installed: Any) -> None:
+def test_train_writes_a_record_that_show_and_runs_read(
+    folder: Path, call: Command, installed: Callable[..., Outcome]
+) -> None:
     trained = call("train", "quick.yaml", "--json").document
     assert trained["record"] == "quick-s5.h5"
     assert (trained["epochs"], trained["estimator"]) == (2, "corrected-centred")
@@ -226,7 +228,7 @@ def test_json_has_no_numbers_that_json_lacks(capsys: pytest.CaptureFixture[str])
     }
 
 
-def test_streams_are_apart_in_a_real_process(folder: Path, installed: Callable[..., Any]) -> None:
+def test_streams_are_apart_in_a_real_process(folder: Path, installed: Callable[..., Outcome]) -> None:
     solved = installed("solve", "digits16.yaml", "--sample", "3", cwd=folder)
     assert solved.code == 0
     assert "more nodes" in solved.err

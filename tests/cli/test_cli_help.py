@@ -9,9 +9,9 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from command_line import Command, Outcome
 
 COMMANDS = ("compile", "solve", "gradcheck", "train", "show", "runs", "schema")
 UNITS = {
@@ -26,7 +26,7 @@ UNITS = {
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_of_a_command_has_an_example_units_and_json_keys(command: str, call: Any) -> None:
+def test_help_of_a_command_has_an_example_units_and_json_keys(command: str, call: Command) -> None:
     shown = call(command, "--help")
     assert (shown.code, shown.err) == (0, "")
     text = " ".join(shown.out.split())
@@ -37,7 +37,7 @@ def test_help_of_a_command_has_an_example_units_and_json_keys(command: str, call
     assert "[bold]" not in text
 
 
-def test_help_lists_every_command_in_full_and_the_exit_codes(call: Any) -> None:
+def test_help_lists_every_command_in_full_and_the_exit_codes(call: Command) -> None:
     shown = call("--help")
     assert (shown.code, shown.err) == (0, "")
     for command in COMMANDS:
@@ -47,7 +47,7 @@ def test_help_lists_every_command_in_full_and_the_exit_codes(call: Any) -> None:
 
 
 def test_examples_in_the_help_run(
-    call: Any, tmp_path: Path, repo_root: Path, monkeypatch: pytest.MonkeyPatch
+    call: Command, tmp_path: Path, repo_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "netlists").symlink_to(repo_root / "netlists")
     monkeypatch.chdir(tmp_path)
@@ -73,7 +73,7 @@ def test_help_imports_no_numerical_library() -> None:
     assert done.stderr.strip() == "[]"
 
 
-def test_help_answers_within_three_tenths_of_a_second(installed: Callable[..., Any]) -> None:
+def test_help_answers_within_three_tenths_of_a_second(installed: Callable[..., Outcome]) -> None:
     # The best of several: other processes share the machine.
     best = float("inf")
     for _ in range(12):
@@ -85,13 +85,13 @@ def test_help_answers_within_three_tenths_of_a_second(installed: Callable[..., A
     pytest.fail(f"the quickest of twelve took {best:.2f} s")
 
 
-def test_version_is_the_package_s(call: Any) -> None:
+def test_version_is_the_package_s(call: Command) -> None:
     from circuitsim import __version__
 
     assert call("--version").out.strip() == __version__
 
 
-def test_the_command_alone_shows_help(installed: Callable[..., Any]) -> None:
+def test_the_command_alone_shows_help(installed: Callable[..., Outcome]) -> None:
     shown = installed()
     assert "Commands:" in shown.out + shown.err
     assert shown.code == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -126,7 +127,7 @@ def feedforward_document(sizes: list[int], *, neuron: dict[str, Any] | None = No
         },
         "synapses": [
             {"from": a, "to": b, "initial": {"center": 0.5, "spread": 0.5}}
-            for a, b in zip(names, names[1:], strict=False)
+            for a, b in itertools.pairwise(names)
         ],
         "output": {"layer": names[-1]},
         "cost": {"kind": "squared_error"},

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
@@ -79,20 +78,19 @@ class TestDigits:
         assert experiment.card == "../devices/spread.yaml"
         return prepare(experiment, folder=folder)
 
+    @pytest.mark.parametrize("seed", [0, 1, 2])
     def test_corrected_reaches_97_percent_and_the_adjoint(
-        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+        self, seed: int, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        runs, corrected, exact = [], [], []
-        for seed in (0, 1, 2):
-            die = self.demo(folder, seed)
-            estimator = next(e for e in die.estimators.values() if e.label == "corrected-centred")
-            runs += [learn(die, estimator, monkeypatch), learn(die, Adjoint(), monkeypatch)]
-            corrected.append(runs[-2]["test_accuracy"])
-            exact.append(runs[-1]["test_accuracy"])
-        costs = {metrics["test_cost"] for metrics in runs}
-        assert len(costs) == 6
-        assert np.mean(corrected) >= 0.97
-        assert np.abs(np.subtract(corrected, exact)).max() <= 0.005
+        """97 % for each seed, so for their mean too."""
+        die = self.demo(folder, seed)
+        estimator = next(e for e in die.estimators.values() if e.label == "corrected-centred")
+        corrected = learn(die, estimator, monkeypatch)
+        exact = learn(die, Adjoint(), monkeypatch)
+        assert corrected["test_accuracy"] >= 0.97
+        assert abs(corrected["test_accuracy"] - exact["test_accuracy"]) <= 0.005
+        # Two trainings, not one seen twice.
+        assert corrected["test_cost"] != exact["test_cost"]
 
     def test_nudged_only_is_clearly_worse(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         die = self.demo(folder, 0)

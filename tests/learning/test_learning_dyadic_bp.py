@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ class Backpropagation:
         self.crossbars = tried.phases.values.crossbars
         banks = tried.phases.values.banks
         names = ["u", *(f"l{k}" for k in range(depth))]
-        self.links = [(f"{a}-{b}", f"{b}.bias") for a, b in zip(names, names[1:], strict=False)]
+        self.links = [(f"{a}-{b}", f"{b}.bias") for a, b in itertools.pairwise(names)]
         self.amplifiers = [banks[f"l{k}.buffer"] for k in range(depth - 1)]
         self.cost = tried.phases.cost
         self.inputs, self.targets = tried.inputs, tried.targets

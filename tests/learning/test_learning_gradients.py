@@ -47,7 +47,8 @@ def test_adjoint_equals_finite_differences_for_every_neuron_and_synapse(
         neuron=neuron, synapse=synapse, recurrent=True, output="differential_pair" if odd else "single"
     )
     cost = "cross entropy" if odd else "squared error"
-    tried = case(document, cost=cost, batch=2, method=method, **{k: TIGHT[k] for k in TIGHT if k != "check"})
+    # Seed 1 puts a diode on the joint of its two branches, where finite differences are O(h^2) only.
+    tried = case(document, cost=cost, batch=2, seed=2, **TIGHT | {"method": method})
     assert max(adjoint_errors(tried)) < 1e-7
 
 
@@ -206,7 +207,7 @@ def read_from_voltages(tried: Case, beta: float, *, corrected: bool) -> dict[str
 
 @pytest.mark.parametrize("corrected", [False, True])
 def test_estimators_read_node_voltages_only(corrected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    tried = case(network_document(recurrent=True, synapse="amplifier"), **{k: v for k, v in TIGHT.items()})
+    tried = case(network_document(recurrent=True, synapse="amplifier"), **TIGHT)
     expected = read_from_voltages(tried, 0.01, corrected=corrected)
 
     def forbidden(*_: Any, **__: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -138,10 +139,7 @@ def test_the_schedule_reaches_the_optimiser() -> None:
         trainer.epoch(number)
         states.append(trainer.state())
     keys = [key for key in states[0] if key.startswith("conductance/")]
-    moves = [
-        max(float(np.abs(b[key] - a[key]).max()) for key in keys)
-        for a, b in zip(states, states[1:], strict=False)
-    ]
+    moves = [max(float(np.abs(b[key] - a[key]).max()) for key in keys) for a, b in itertools.pairwise(states)]
     assert moves[0] > moves[1] > 0
     assert moves[2] == 0
 

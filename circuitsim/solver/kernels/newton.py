@@ -326,7 +326,7 @@ def _solve_sample(c, plan, x, v, constant, correction, x0, target, limits, max_i
     reached, stride, level = 0.0, 0.1, 1.0
     stage, total = plain, 0
     status = UNFINISHED
-    while total < 40 * max_iterations:
+    while total < 10 * max_iterations:
         most = min(max_iterations, 60) if stage == plain else max_iterations
         status, used = _iterate(c, plan, x, v, scaled, correction, x0, target, shunt, start, limits, most)
         total += used + 1
@@ -345,7 +345,7 @@ def _solve_sample(c, plan, x, v, constant, correction, x0, target, limits, max_i
             else:
                 _copy(x, good)
                 factor = np.sqrt(factor)
-                failed = factor < 1.05 or shunt == 0.0 or total > 20 * max_iterations
+                failed = factor < 1.05 or shunt == 0.0 or total > 5 * max_iterations
                 shunt *= factor
             if failed:
                 if len(correction) > 0:
