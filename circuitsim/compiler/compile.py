@@ -202,6 +202,7 @@ class _Compiler:
                 g_min=window.min,
                 g_max=window.max,
                 trainable=bias.trainable,
+                driven=True,
             )
         )
 

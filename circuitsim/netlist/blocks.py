@@ -36,7 +36,7 @@ class Crossbar:
     g_min: float = 0.0
     g_max: float = np.inf
     trainable: bool = True
-    driven: bool = True
+    driven: bool = False
 
     def __post_init__(self) -> None:
         _freeze(self, "word_pos", np.int64)

@@ -153,6 +153,16 @@ class Netlist:
             names += [f"{sense.name}.{self.node_names[node]}" for node in sense.bit]
         return tuple(names)
 
+    def device_conductances(self, crossbar: Crossbar, values: Values) -> list[tuple[IntArray, FloatArray]]:
+        """Return (word lines, conductances (M, N) S) of each half of a crossbar; 0 where masked out."""
+        halves = []
+        for words, g in zip(
+            (crossbar.word_pos, crossbar.word_neg), values.crossbars[crossbar.name], strict=True
+        ):
+            if words is not None and g is not None:
+                halves.append((words, g if crossbar.mask is None else np.where(crossbar.mask, g, 0.0)))
+        return halves
+
     def source_voltage(self, inputs: ArrayLike) -> FloatArray:
         """Return the voltage of every source (B, n_vsource) V for input vectors (B, n_in)."""
         u = np.atleast_2d(np.asarray(inputs, dtype=np.float64))

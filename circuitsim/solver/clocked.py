@@ -54,7 +54,13 @@ def clocked_steps(
     for _ in range(steps):
         banks = plan.bank_points(w, m)
         new_m = [
-            plan.settle(w, layer, w.load[layer], constant[layer] + plan.incoming(w, layer, m), m[layer])
+            plan.settle(
+                w,
+                layer,
+                np.broadcast_to(w.load[layer], m[layer].shape),
+                constant[layer] + plan.incoming(w, layer, m),
+                m[layer],
+            )
             for layer in range(len(m))
         ]
         d = [_dual(plan, w, layer, m, d, banks, output_slope) for layer in range(len(m))]

@@ -12,7 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
-from circuitsim.netlist import Crossbar, Netlist, Values
+from circuitsim.netlist import Netlist, Values
 from circuitsim.netlist.models import (
     buffer_gain,
     buffer_voltage,
@@ -141,7 +141,7 @@ class Equations:
             total += (drop * diode_current(drop, *t["diode"].values())).sum(axis=1)
         for crossbar in n.crossbars:
             bit = v[:, crossbar.bit]
-            for words, g in _halves(crossbar, self.values):
+            for words, g in n.device_conductances(crossbar, self.values):
                 w = v[:, words]
                 total += (w * w) @ g.sum(axis=1) + (bit * bit) @ g.sum(axis=0)
                 total -= 2 * ((w @ g) * bit).sum(axis=1)
@@ -188,7 +188,7 @@ class Equations:
             _leave(node, d.pos, d.neg, current)
         for crossbar in n.crossbars:
             bit = v[:, crossbar.bit]
-            for words, g in _halves(crossbar, self.values):
+            for words, g in n.device_conductances(crossbar, self.values):
                 w = v[:, words]
                 from_word = w * g.sum(axis=1) - bit @ g.T
                 into_bit = w @ g - bit * g.sum(axis=0)
@@ -304,11 +304,3 @@ def accumulate(total: FloatArray, index: IntArray, amount: FloatArray) -> None:
     amounts = np.broadcast_to(amount, (len(total), len(index)))
     for row, part in zip(total, amounts, strict=True):
         row += np.bincount(index, part, len(row))
-
-
-def _halves(crossbar: Crossbar, values: Values) -> list[tuple[IntArray, FloatArray]]:
-    g_plus, g_minus = values.crossbars[crossbar.name]
-    halves = [(crossbar.word_pos, g_plus)]
-    if crossbar.word_neg is not None and g_minus is not None:
-        halves.append((crossbar.word_neg, g_minus))
-    return halves

@@ -173,7 +173,8 @@ class LayeredPlan:
                 load[self.structure.layer_of[node]][self.structure.place[node]] += g
         signed, word_sum = [], []
         for link in self.links:
-            g_plus, g_minus = values.crossbars[link.crossbar.name]
+            halves = [g for _, g in n.device_conductances(link.crossbar, values)]
+            g_plus, g_minus = halves[0], halves[1] if len(halves) == 2 else None
             total = g_plus if g_minus is None else g_plus + g_minus
             signed.append(np.asarray(g_plus if g_minus is None else g_plus - g_minus, dtype=dtype))
             words = total.sum(axis=1)
@@ -544,7 +545,7 @@ class LayeredPlan:
                 current = plus @ w.signed[number]
                 rest = plus + minus
                 if np.any(rest):
-                    g_minus = w.values.crossbars[c.name][1]
+                    g_minus = self.netlist.device_conductances(c, w.values)[1][1]
                     current += rest @ np.asarray(g_minus, dtype=w.dtype)
             total[link.target] += current if link.sense < 0 else w.sense[link.sense] * current
         t = w.values.tables

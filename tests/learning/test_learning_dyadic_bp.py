@@ -148,18 +148,13 @@ def test_nothing_has_moved_before_the_first_step_reaches_a_layer() -> None:
     assert np.abs(first.flat("l2-l3")).max() > 0
 
 
-BROKEN = pytest.mark.xfail(
-    strict=True, reason="clocked_steps hands LayeredPlan.settle a (n,) load; with diodes it needs (B, n)"
-)
-
-
 @pytest.mark.parametrize(
     "neuron",
     [
         "linear",
         "tanh",
-        pytest.param("diode", marks=BROKEN),
-        pytest.param("relu", marks=BROKEN),
+        "diode",
+        "relu",
     ],
 )
 def test_two_steps_a_layer_are_exact_for_every_neuron(neuron: str) -> None:

@@ -309,8 +309,8 @@ def test_every_mistake_is_named_at_once() -> None:
 @pytest.mark.parametrize(
     ("content", "rule"),
     [
-        (b"", "must hold keys and values"),
-        (b"# nothing\n", "must hold keys and values"),
+        (b"", "is empty"),
+        (b"# nothing\n", "is empty"),
         (b"- 1\n- 2\n", "must hold keys and values"),
         (b"just text", "must hold keys and values"),
         (b"name: a\nname: b\n", "key 'name' is given twice"),
