@@ -91,6 +91,8 @@ class _BankPoint:
         step = self.gain / self.limit * d
         e = np.tanh(step)
         lift = 1 + self.t * e
+        if lift.min() > 1e-3:
+            return e * (1 - self.t * self.t) / lift, (self.t + e) / lift
         # From deep saturation to the other side the product form is 0/0; there nothing cancels.
         across = lift < 1e-3
         lift = np.where(across, 1, lift)

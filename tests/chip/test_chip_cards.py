@@ -77,7 +77,7 @@ def test_several_mistakes_are_named_at_once(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (None, "cannot be read"),
-        (b"", "keys and values"),
+        (b"", "is empty"),
         (b"- a\n- b\n", "keys and values"),
         (b"name: [x\n", "is not YAML"),
         (b"\xff\xfe\x00", "not a text file"),
