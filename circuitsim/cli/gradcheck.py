@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from circuitsim.cli.output import JSON_OPTION, print_json, print_table, remark
+from circuitsim.cli.output import JSON_OPTION, announce_compilation, print_json, print_table, remark
 from circuitsim.cli.source import METHOD_OPTION, METHODS, SEED_OPTION, check_choice, read_source
 from circuitsim.errors import SpecError
 
@@ -41,6 +41,8 @@ def command(
     from circuitsim.learning import Phases, check_gradients
     from circuitsim.seeds import stream
     from circuitsim.solver import SolverSettings, build_plan
+
+    announce_compilation()
 
     for strength in beta:
         if not 0 < strength < np.inf:

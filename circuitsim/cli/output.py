@@ -7,6 +7,7 @@ import math
 import re
 import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "JSON_OPTION",
+    "announce_compilation",
     "figure_folder",
     "print_facts",
     "print_json",
@@ -46,6 +48,14 @@ def print_line(text: str) -> None:
 def remark(text: str) -> None:
     """Print one line that is no result: on standard error."""
     typer.echo(text, err=True)
+
+
+@cache
+def announce_compilation() -> None:
+    """Say so, once in a process, when kernels are compiled, which takes up to a minute."""
+    from circuitsim.solver.kernels.compiling import on_first_compilation
+
+    on_first_compilation(lambda: remark("compiling kernels, once on this machine: up to a minute ..."))
 
 
 def print_json(document: Any) -> None:

@@ -7,7 +7,14 @@ from typing import Any
 
 import typer
 
-from circuitsim.cli.output import JSON_OPTION, print_facts, print_json, print_table, remark
+from circuitsim.cli.output import (
+    JSON_OPTION,
+    announce_compilation,
+    print_facts,
+    print_json,
+    print_table,
+    remark,
+)
 from circuitsim.cli.source import (
     BETA_OPTION,
     INPUT_OPTION,
@@ -55,6 +62,8 @@ def command(
 
     from circuitsim.solver import Drive, SolverSettings, build_plan, solve
     from circuitsim.solver.smallsignal import small_signal
+
+    announce_compilation()
 
     check_choice("--phase", phase, PHASES)
     check_choice("--method", method, METHODS)

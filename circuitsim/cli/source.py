@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from circuitsim.cli.output import announce_compilation
 from circuitsim.errors import NetlistError, SpecError
 
 if TYPE_CHECKING:
@@ -145,6 +146,8 @@ def phase_netlist(netlist: Netlist, phase: str, inputs: FloatArray, nudge: Nudge
     """Return the circuit of a phase, of ordinary elements, its inputs held at one vector (1, n_in)."""
     from circuitsim.netlist import InputPort, corrected_netlist, dyadic_netlist, flatten, nudged_netlist
     from circuitsim.solver import build_plan, solve
+
+    announce_compilation()
 
     voltage = netlist.source_voltage(inputs)[0]
     held = replace(netlist, vsource=replace(netlist.vsource, voltage=voltage), inputs=InputPort.none())

@@ -10,6 +10,7 @@ import typer
 
 from circuitsim.cli.output import (
     JSON_OPTION,
+    announce_compilation,
     figure_folder,
     print_json,
     print_line,
@@ -103,6 +104,8 @@ def _run(
 ) -> RunRecord:
     """Start an experiment, or go on with its record."""
     from circuitsim.study import resume_experiment, run_experiment
+
+    announce_compilation()
 
     if output is not None and output.suffix not in RECORD_SUFFIXES:
         raise SpecError("a record's name ends in .h5", field="--output", value=str(output))
