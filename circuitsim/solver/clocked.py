@@ -20,6 +20,7 @@ from circuitsim.netlist import Values
 from circuitsim.netlist.tables import FloatArray
 from circuitsim.solver.layered import LayeredPlan
 from circuitsim.solver.point import SolverSettings
+from circuitsim.solver.weights import constant_currents, known_voltages
 
 __all__ = ["clocked_steps"]
 
@@ -46,8 +47,8 @@ def clocked_steps(
             remedy="Use the dyadic estimator for networks with feedback.",
         )
     w = plan.weights(values, settings.precision)
-    known = plan.known_voltages(values, inputs).astype(w.dtype)
-    constant = plan.constant_currents(w, known)
+    known = known_voltages(plan.structure, values, inputs).astype(w.dtype)
+    constant = constant_currents(plan.structure, w, known)
     sizes = [len(nodes) for nodes in plan.layers]
     m = [np.zeros((len(known), size), dtype=w.dtype) for size in sizes]
     d = [np.zeros_like(x) for x in m]

@@ -17,96 +17,24 @@ differ only in what a bank passes on (f its output, a = f'(v0), B its back gain)
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from circuitsim.netlist import GROUND, Netlist, Nudge, Values
+from circuitsim.netlist import Netlist, Nudge, Values
 from circuitsim.netlist.models import diode_conductance, diode_current, softmax
 from circuitsim.netlist.tables import FloatArray, IntArray
+from circuitsim.solver.banks import BankPoint, Phase, bank_output, bank_point
 from circuitsim.solver.kernels.nodes import solve_increments, solve_nodes
 from circuitsim.solver.layers import Layers
 from circuitsim.solver.mixing import Anderson
 from circuitsim.solver.point import Drive, SolverSettings
+from circuitsim.solver.weights import Weights, constant_currents, gather, known_voltages
 
 __all__ = ["LayeredPlan", "LayeredResult"]
 
-Phase = Literal["nudged", "corrected", "transposed"]
 Array = NDArray[Any]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Weights:
-    """One set of values, in the working precision, with everything that is summed once."""
-
-    values: Values
-    dtype: Any
-    signed: list[Array]
-    """W = g_plus - g_minus (M, N) per link."""
-    word_sum: list[Array]
-    """sum over bit lines of g_plus + g_minus (M,) per link."""
-    load: list[Array]
-    """(n,) S that loads each node, per layer: leaks, crossbars, layer-to-layer conductances."""
-    gain: list[Array]
-    saturation: list[Array]
-    offset: list[Array]
-    back: list[Array]
-    sense: list[Array]
-    diodes: list[tuple[Array, Array, Array, Array, Array] | None]
-    """(sign, ref, i_s, slope, gmin), each (n, D), per layer."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _BankPoint:
-    """A bank around the free point v0, with what its increments need: t = tanh(x) at v0, a = f'(v0)."""
-
-    gain: Array
-    limit: Array | None
-    """Saturation (n,) V, or None for linear banks."""
-    x: Array | None
-    t: Array | None
-    slope: Array
-    back: Array
-    two_way: bool
-
-    def change(self, d: Array) -> Array:
-        """Return f(v0 + d) - f(v0) without cancellation: tanh(x + e) - tanh(x) in product form."""
-        if self.limit is None or self.t is None:
-            return self.gain * d
-        return self.limit * self._moved(d)[0]
-
-    def curvature(self, d: Array) -> tuple[Array, Array]:
-        """Return f(v0 + d) - f(v0) - a d and its derivative."""
-        if self.limit is None or self.t is None:
-            return np.zeros_like(d), np.zeros_like(d)
-        change, there = self._moved(d)
-        return self.limit * change - self.slope * d, self.gain * (1 - there * there) - self.slope
-
-    def _moved(self, d: Array) -> tuple[Array, Array]:
-        """Return tanh(x + e) - tanh(x) and tanh(x + e), x being where v0 is."""
-        assert self.t is not None
-        assert self.x is not None
-        assert self.limit is not None
-        step = self.gain / self.limit * d
-        e = np.tanh(step)
-        lift = 1 + self.t * e
-        if lift.min() > 1e-3:
-            return e * (1 - self.t * self.t) / lift, (self.t + e) / lift
-        # From deep saturation to the other side the product form is 0/0; there nothing cancels.
-        across = lift < 1e-3
-        lift = np.where(across, 1, lift)
-        there = np.where(across, np.tanh(self.x + step), (self.t + e) / lift)
-        change = np.where(across, there - self.t, e * (1 - self.t * self.t) / lift)
-        return change.astype(d.dtype, copy=False), there.astype(d.dtype, copy=False)
-
-    def forward(self, phase: Phase, d: Array) -> Array | None:
-        """Return the change of the outputs that phase ``phase`` passes on, or None where they are held."""
-        if phase == "nudged":
-            return self.change(d)
-        if phase == "corrected" and self.limit is not None:
-            return self.curvature(d)[0] + (self.back * d if self.two_way else 0)
-        return self.back * d if self.two_way else None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -156,79 +84,22 @@ class LayeredPlan:
         self.structure = Layers(netlist)
         self.layers = self.structure.layers
         self.links = self.structure.links
-        self._weights: dict[Any, _Weights] = {}
+        self._weights: dict[Any, Weights] = {}
 
-    # Values --------------------------------------------------------------------------------------
-
-    def weights(self, values: Values, precision: str) -> _Weights:
+    def weights(self, values: Values, precision: str) -> Weights:
         """Return the working copies of one set of values; the last one is kept."""
         kept = self._weights.get(precision)
-        if kept is not None and kept.values is values:
-            return kept
-        n, dtype = self.netlist, np.dtype(precision)
-        load = [np.zeros(len(nodes)) for nodes in self.layers]
-        r = n.resistor
-        conductance = values.tables["resistor"]["conductance"]
-        for nodes in (r.pos, r.neg):
-            free = self.structure.is_free[nodes]
-            for node, g in zip(nodes[free], conductance[free], strict=True):
-                load[self.structure.layer_of[node]][self.structure.place[node]] += g
-        signed, word_sum = [], []
-        for link in self.links:
-            halves = [g for _, g in n.device_conductances(link.crossbar, values)]
-            g_plus, g_minus = halves[0], halves[1] if len(halves) == 2 else None
-            total = g_plus if g_minus is None else g_plus + g_minus
-            signed.append(np.asarray(g_plus if g_minus is None else g_plus - g_minus, dtype=dtype))
-            words = total.sum(axis=1)
-            word_sum.append(words.astype(dtype))
-            if link.sense < 0:
-                load[link.target] += total.sum(axis=0)
-            if link.source == "layer":
-                load[link.index] += words
-        banks = [values.banks[bank.name] for bank in n.banks]
-        weights = _Weights(
-            values=values,
-            dtype=dtype,
-            signed=signed,
-            word_sum=word_sum,
-            load=[x.astype(dtype) for x in load],
-            gain=[b["gain"].astype(dtype) for b in banks],
-            saturation=[b["saturation"].astype(dtype) for b in banks],
-            offset=[b["offset"].astype(dtype) for b in banks],
-            back=[b["back_gain"].astype(dtype) for b in banks],
-            sense=[values.senses[sense.name].astype(dtype) for sense in n.senses],
-            diodes=[self._layer_diodes(layer, values) for layer in range(len(self.layers))],
-        )
-        self._weights[precision] = weights
-        return weights
-
-    def _layer_diodes(self, layer: int, values: Values) -> tuple[Array, Array, Array, Array, Array] | None:
-        d, t = self.netlist.diode, values.tables["diode"]
-        fixed = np.zeros(self.netlist.n_nodes)
-        fixed[self.structure.known_node] = values.tables["vsource"]["voltage"]
-        rows: list[list[tuple[float, float, float, float, float]]] = [[] for _ in self.layers[layer]]
-        for near, far, sign in ((d.pos, d.neg, 1.0), (d.neg, d.pos, -1.0)):
-            for k in np.flatnonzero(self.structure.is_free[near] & (self.structure.layer_of[near] == layer)):
-                parameters = (
-                    t[c][k] for c in ("saturation_current", "slope_voltage", "parallel_conductance")
-                )
-                rows[self.structure.place[near[k]]].append((sign, fixed[far[k]], *parameters))
-        most = max(len(row) for row in rows)
-        if most == 0:
-            return None
-        table = np.array([row + [(1.0, 0.0, 0.0, 1.0, 0.0)] * (most - len(row)) for row in rows])
-        columns = [np.ascontiguousarray(table[:, :, k]) for k in range(5)]
-        return columns[0], columns[1], columns[2], columns[3], columns[4]
-
-    # Solving -------------------------------------------------------------------------------------
+        if kept is None or kept.values is not values:
+            kept = self._weights[precision] = gather(self.structure, values, precision)
+        return kept
 
     def free(
         self, values: Values, drive: Drive, settings: SolverSettings, start: FloatArray | None
     ) -> LayeredResult:
         """Solve the free phase of B samples, from node voltages ``start`` (B, N) if given."""
         w = self.weights(values, settings.precision)
-        known = self.known_voltages(values, drive.inputs).astype(w.dtype)
-        constant = self.constant_currents(w, known)
+        known = known_voltages(self.structure, values, drive.inputs).astype(w.dtype)
+        constant = constant_currents(self.structure, w, known)
         state = [
             np.zeros((len(known), len(nodes)), dtype=w.dtype)
             if start is None
@@ -256,7 +127,7 @@ class LayeredPlan:
             status=sweeps.status,
         )
 
-    def _free_loads(self, w: _Weights) -> list[Array]:
+    def _free_loads(self, w: Weights) -> list[Array]:
         loads = list(w.load)
         for number, link in enumerate(self.links):
             if link.source == "bank":
@@ -266,7 +137,7 @@ class LayeredPlan:
                     loads[layer] = loads[layer] + feedback
         return loads
 
-    def incoming(self, w: _Weights, layer: int, state: list[Array]) -> Array:
+    def incoming(self, w: Weights, layer: int, state: list[Array]) -> Array:
         """Return the current (B, n) that other layers send into this one in the free phase."""
         total = np.zeros_like(state[layer])
         for number, link in enumerate(self.links):
@@ -275,7 +146,7 @@ class LayeredPlan:
                 source = self.structure.bank_layer[link.index]
                 back = w.back[link.index]
                 if link.target == layer:
-                    current = self._output(w, link.index, state[source]) @ signed
+                    current = bank_output(w, link.index, state[source]) @ signed
                     total += current if link.sense < 0 else w.sense[link.sense] * current
                 if source == layer and np.any(back):
                     if link.sense < 0:
@@ -288,7 +159,7 @@ class LayeredPlan:
                     total += state[link.target] @ signed.T
         return total
 
-    def settle(self, w: _Weights, layer: int, a: Array, current: Array, old: Array) -> Array:
+    def settle(self, w: Weights, layer: int, a: Array, current: Array, old: Array) -> Array:
         diodes = w.diodes[layer]
         if diodes is None:
             return current / a
@@ -318,7 +189,7 @@ class LayeredPlan:
         from those that its node voltages imply.
         """
         w = self.weights(values, settings.precision)
-        known = self.known_voltages(values, inputs).astype(w.dtype)
+        known = known_voltages(self.structure, values, inputs).astype(w.dtype)
         v0 = [np.ascontiguousarray(free_voltage[:, nodes], dtype=w.dtype) for nodes in self.layers]
         batch = len(known)
         banks = self.bank_points(w, v0)
@@ -462,32 +333,7 @@ class LayeredPlan:
                 return
             mixer.mix(before, state, sweeps.done)
 
-    def _output(self, w: _Weights, bank: int, v: Array) -> Array:
-        linear = w.gain[bank] * (v + w.offset[bank])
-        limit = w.saturation[bank]
-        if np.isinf(limit).all():
-            return linear
-        if np.isfinite(limit).all():
-            return limit * np.tanh(linear / limit)
-        finite = np.where(np.isinf(limit), 1, limit).astype(w.dtype)
-        return np.where(np.isinf(limit), linear, finite * np.tanh(linear / finite))
-
-    def _bank_point(self, w: _Weights, bank: int, v0: Array) -> _BankPoint:
-        limit = w.saturation[bank]
-        back = w.back[bank]
-        gain = w.gain[bank]
-        two_way = bool(np.any(back))
-        if np.isinf(limit).all():
-            slope = np.broadcast_to(gain, v0.shape)
-            return _BankPoint(gain=gain, limit=None, x=None, t=None, slope=slope, back=back, two_way=two_way)
-        # A linear amplifier among saturating ones: so wide that no voltage here bends it.
-        finite = np.where(np.isinf(limit), 1e30, limit).astype(w.dtype)
-        x = gain * (v0 + w.offset[bank]) / finite
-        t = np.tanh(x)
-        slope = gain * (1 - t * t)
-        return _BankPoint(gain=gain, limit=finite, x=x, t=t, slope=slope, back=back, two_way=two_way)
-
-    def diode_slopes(self, w: _Weights, layer: int, v0: Array) -> Array | float:
+    def diode_slopes(self, w: Weights, layer: int, v0: Array) -> Array | float:
         diodes = w.diodes[layer]
         if diodes is None:
             return 0.0
@@ -524,49 +370,7 @@ class LayeredPlan:
             total[:, self.structure.y_neg] -= output_current
         return total
 
-    def known_voltages(self, values: Values, inputs: FloatArray) -> FloatArray:
-        n = self.netlist
-        known = np.zeros((len(inputs), n.n_nodes))
-        known[:, self.structure.known_node] = values.tables["vsource"]["voltage"]
-        known[:, self.structure.known_node[n.inputs.source]] = inputs[:, n.inputs.column] * n.inputs.gain
-        return known
-
-    def constant_currents(self, w: _Weights, known: Array) -> list[Array]:
-        """Return the currents (B, n) into each layer that no free node changes: once per sample."""
-        n = self.netlist
-        total = [np.zeros((len(known), len(nodes)), dtype=w.dtype) for nodes in self.layers]
-        for number, link in enumerate(self.links):
-            if link.source != "known":
-                continue
-            c = link.crossbar
-            plus = known[:, c.word_pos]
-            if c.word_neg is None:
-                current = plus @ w.signed[number]
-            else:
-                minus = known[:, c.word_neg]
-                current = plus @ w.signed[number]
-                rest = plus + minus
-                if np.any(rest):
-                    g_minus = self.netlist.device_conductances(c, w.values)[1][1]
-                    current += rest @ np.asarray(g_minus, dtype=w.dtype)
-            total[link.target] += current if link.sense < 0 else w.sense[link.sense] * current
-        t = w.values.tables
-        r, s = n.resistor, n.isource
-        for near, far in ((r.pos, r.neg), (r.neg, r.pos)):
-            use = np.flatnonzero(self.structure.is_free[near] & (far != GROUND))
-            for k in use:
-                node = near[k]
-                current = t["resistor"]["conductance"][k] * known[:, far[k]]
-                total[self.structure.layer_of[node]][:, self.structure.place[node]] += current.astype(w.dtype)
-        for near, sign in ((s.pos, -1.0), (s.neg, 1.0)):
-            for k in np.flatnonzero(self.structure.is_free[near]):
-                node = near[k]
-                total[self.structure.layer_of[node]][:, self.structure.place[node]] += w.dtype.type(
-                    sign * t["isource"]["current"][k]
-                )
-        return total
-
-    def _hold(self, w: _Weights, banks: list[_BankPoint], held: FloatArray, constant: list[Array]) -> None:
+    def _hold(self, w: Weights, banks: list[BankPoint], held: FloatArray, constant: list[Array]) -> None:
         """Add the currents that anchored branch currents ``held`` (B, M) A beyond KCL draw."""
         n = self.netlist
         start = len(n.vsource)
@@ -584,9 +388,9 @@ class LayeredPlan:
             start += len(sense.bit)
             constant[self.structure.sense_layer[index]] += w.sense[index] * extra.astype(w.dtype)
 
-    def _free_residual(self, w: _Weights, known: Array, v0: list[Array]) -> list[Array]:
+    def _free_residual(self, w: Weights, known: Array, v0: list[Array]) -> list[Array]:
         """Return the current (B, n) that leaves each node at v0 in the free phase."""
-        constant = self.constant_currents(w, known)
+        constant = constant_currents(self.structure, w, known)
         residual = []
         for layer, load in enumerate(self._free_loads(w)):
             current = load * v0[layer] - constant[layer] - self.incoming(w, layer, v0)
@@ -598,17 +402,17 @@ class LayeredPlan:
             residual.append(current)
         return residual
 
-    def bank_points(self, w: _Weights, state: list[Array]) -> list[_BankPoint]:
+    def bank_points(self, w: Weights, state: list[Array]) -> list[BankPoint]:
         """Return every bank at the node voltages of the layers."""
-        return [self._bank_point(w, k, state[layer]) for k, layer in enumerate(self.structure.bank_layer)]
+        return [bank_point(w, k, state[layer]) for k, layer in enumerate(self.structure.bank_layer)]
 
-    def full_voltage(self, w: _Weights, known: Array, state: list[Array]) -> FloatArray:
+    def full_voltage(self, w: Weights, known: Array, state: list[Array]) -> FloatArray:
         """Return all node voltages (B, N) V of the free phase from those of the layers."""
         v = np.array(known, dtype=np.float64)
         for nodes, x in zip(self.layers, state, strict=True):
             v[:, nodes] = x
         for index, bank in enumerate(self.netlist.banks):
-            out = self._output(w, index, state[self.structure.bank_layer[index]])
+            out = bank_output(w, index, state[self.structure.bank_layer[index]])
             v[:, bank.out_pos] = out
             if bank.out_neg is not None:
                 v[:, bank.out_neg] = -out
@@ -618,11 +422,11 @@ class LayeredPlan:
         """Return all node voltages (B, N) V that the layers' voltages in ``voltage`` imply."""
         w = self.weights(values, "float64")
         return self.full_voltage(
-            w, self.known_voltages(values, inputs), [voltage[:, nodes] for nodes in self.layers]
+            w, known_voltages(self.structure, values, inputs), [voltage[:, nodes] for nodes in self.layers]
         )
 
     def full_displacement(
-        self, w: _Weights, phase: Phase, banks: list[_BankPoint], state: list[Array]
+        self, w: Weights, phase: Phase, banks: list[BankPoint], state: list[Array]
     ) -> FloatArray:
         """Return the displacement of all nodes (B, N) V from that of the layers."""
         d = np.zeros((len(state[0]), self.netlist.n_nodes))

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from circuitsim.netlist import GROUND, Crossbar, Netlist
-from circuitsim.netlist.tables import IntArray
+from circuitsim.netlist.tables import FloatArray, IntArray
 
 __all__ = ["Layers", "Link", "NotLayered"]
 
@@ -46,6 +46,7 @@ class Layers:
         self._classify_nodes()
         self._find_layers()
         self._find_links()
+        self._find_diodes()
         self._sort()
 
     @property
@@ -196,6 +197,24 @@ class Layers:
         for index, layer in enumerate(self.sense_layer):
             if layer < 0:
                 raise NotLayered(f"virtual ground {n.senses[index].name} feeds a driven node")
+
+    def _find_diodes(self) -> None:
+        """Give every layer its diodes: table rows (n, D), -1 for none, sign (n, D) and far nodes (n, D).
+
+        Sign is +1 where the layer's node is the anode.
+        """
+        d = self.netlist.diode
+        self.diodes: list[tuple[IntArray, FloatArray, IntArray]] = []
+        for layer, nodes in enumerate(self.layers):
+            found: list[list[tuple[int, float, int]]] = [[] for _ in nodes]
+            for near, far, sign in ((d.pos, d.neg, 1.0), (d.neg, d.pos, -1.0)):
+                for k in np.flatnonzero(self.is_free[near] & (self.layer_of[near] == layer)):
+                    found[self.place[near[k]]].append((int(k), sign, int(far[k])))
+            most = max((len(row) for row in found), default=0)
+            table = np.array([row + [(-1, 1.0, GROUND)] * (most - len(row)) for row in found])
+            table = table.reshape(len(nodes), most, 3)
+            rows, far_nodes = (table[:, :, k].astype(np.int64) for k in (0, 2))
+            self.diodes.append((rows, np.ascontiguousarray(table[:, :, 1]), far_nodes))
 
     def _edges(self, *, swapped: bool) -> set[tuple[int, int]]:
         """Return (from, to) between layers: in the free phase, or in the corrected and transposed ones."""
