@@ -43,7 +43,6 @@ def command(
     from circuitsim.solver import SolverSettings, build_plan
 
     announce_compilation()
-
     for strength in beta:
         if not 0 < strength < np.inf:
             raise SpecError("must be greater than zero and finite", field="--beta", value=strength)

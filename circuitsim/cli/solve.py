@@ -64,7 +64,6 @@ def command(
     from circuitsim.solver.smallsignal import small_signal
 
     announce_compilation()
-
     check_choice("--phase", phase, PHASES)
     check_choice("--method", method, METHODS)
     source = read_source(circuit, seed=seed)

@@ -144,23 +144,18 @@ def sample_of(
 
 def phase_netlist(netlist: Netlist, phase: str, inputs: FloatArray, nudge: Nudge | None) -> Netlist:
     """Return the circuit of a phase, of ordinary elements, its inputs held at one vector (1, n_in)."""
-    from circuitsim.netlist import InputPort, corrected_netlist, dyadic_netlist, flatten, nudged_netlist
+    from circuitsim import spice
+    from circuitsim.netlist import InputPort, nudged_netlist
     from circuitsim.solver import build_plan, solve
 
     announce_compilation()
-
-    voltage = netlist.source_voltage(inputs)[0]
-    held = replace(netlist, vsource=replace(netlist.vsource, voltage=voltage), inputs=InputPort.none())
+    held = replace(spice.with_inputs(netlist, inputs), inputs=InputPort.none())
     if nudge is None:
         return held
     if phase == "nudged":
         return nudged_netlist(held, nudge)
-    point = solve(build_plan(netlist), netlist.values(), inputs)
-    flat = flatten(held)
-    v, i = flat.lift(point.node_voltage, point.branch_current)
-    if phase == "corrected":
-        return nudged_netlist(corrected_netlist(flat.netlist, v[0], i[0]), nudge)
-    return dyadic_netlist(flat.netlist, v[0], nudge)
+    anchor = solve(build_plan(netlist), netlist.values(), inputs)
+    return spice.phase_netlist(held, phase, anchor=anchor, nudge=nudge)  # type: ignore[arg-type]
 
 
 def _inputs(netlist: Netlist, given: str | None, sample: int | None) -> tuple[FloatArray, int | None]:

@@ -106,7 +106,6 @@ def _run(
     from circuitsim.study import resume_experiment, run_experiment
 
     announce_compilation()
-
     if output is not None and output.suffix not in RECORD_SUFFIXES:
         raise SpecError("a record's name ends in .h5", field="--output", value=str(output))
     if overwrite and (output is None or resume):
