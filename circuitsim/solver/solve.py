@@ -179,13 +179,9 @@ def _solve_layered(
         method = f"layered, {len(left)} of {len(v)} samples by general"
     i = np.empty((len(v), 0))
     if settings.check:
-        i = _layered_currents(equations, drive, v)
+        i = equations.grounded_branch_currents(v)
     point = _checked(equations, drive, settings, v, i, iterations, status, method)
     return replace(point, displacement=displacement)
-
-
-def _layered_currents(equations: Equations, drive: Drive, v: FloatArray) -> FloatArray:
-    return equations.grounded_branch_currents(v)
 
 
 def _with_currents(equations: Equations, point: OperatingPoint | None) -> OperatingPoint | None:
