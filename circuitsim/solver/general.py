@@ -449,8 +449,8 @@ class GeneralPlan:
 def _share(rows: Callable[[slice], None], batch: int, *, work: int) -> None:
     """Run ``rows`` over a batch, on as many threads as the work is worth.
 
-    Kernels release the GIL; a thread costs 0.1 ms, about 10^5 matrix entries. Compiled for threads of
-    its own by numba, the same kernel takes three times as long to compile.
+    Kernels release the GIL. A thread is taken to be worth it from about 10^5 matrix entries on. Threads of
+    numba's own (``prange``) would make the kernels take longer to compile.
     """
     threads = min(os.cpu_count() or 1, batch, 1 + batch * work // 100_000)
     if threads == 1:
