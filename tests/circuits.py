@@ -24,17 +24,19 @@ from circuitsim.netlist import (
     SoftmaxLoad,
     Values,
 )
+from circuitsim.netlist.expressions import Drop, Expression, parse_expression
+from circuitsim.netlist.models import DIODE_CURRENT
 from circuitsim.netlist.tables import FloatArray
 from circuitsim.network import NetworkSpec, parse_network
 from circuitsim.solver import Equations
 
 SEEDS = st.integers(0, 2**32 - 1)
 
-PASSIVE = frozenset({"resistor", "capacitor"})
+PASSIVE = frozenset({"resistor", "capacitor", "inductor"})
 SOURCES = frozenset({"vsource", "isource"})
 CONTROLLED = frozenset({"vccs", "vcvs", "cccs", "ccvs"})
 LINEAR = PASSIVE | SOURCES | CONTROLLED
-ELEMENTS = LINEAR | {"diode", "buffer", "load"}
+ELEMENTS = LINEAR | {"diode", "zener", "buffer", "behavioural", "load"}
 BLOCKS = frozenset({"crossbar", "bank", "sense"})
 EVERYTHING = ELEMENTS | BLOCKS
 
@@ -56,6 +58,9 @@ def random_netlist(
     def signed(low: float, high: float) -> float:
         return float(strength * rng.uniform(low, high) * rng.choice([-1.0, 1.0]))
 
+    def fixed(low: float, high: float) -> float:
+        return float(rng.uniform(low, high) * rng.choice([-1.0, 1.0]))
+
     def some(count: int, *, ground: bool = True) -> list[str]:
         return [str(node) for node in rng.choice([*inner, "0"] if ground else inner, count, replace=False)]
 
@@ -75,6 +80,11 @@ def random_netlist(
     builder.inputs(["in0", "in1"], [0, 1], [1.0, -0.7])
     if "capacitor" in kinds:
         builder.add("capacitor", "c0", *some(2), capacitance=1e-12)
+    if "inductor" in kinds:
+        for k in range(2):
+            builder.add("inductor", f"l{k}", f"l{k}", some(1)[0], inductance=float(rng.uniform(1e-6, 1e-5)))
+            tie(f"l{k}", f"l{k}.tie")
+        builder.add("coupling", "k0", coupled=("l0", "l1"), coefficient=float(rng.uniform(-0.9, 0.9)))
     if "isource" in kinds:
         for k in range(2):
             builder.add("isource", f"i{k}", *some(2), current=signed(1e-5, 5e-5))
@@ -83,7 +93,7 @@ def random_netlist(
         tie("f0", "float.tie")
         builder.add("vsource", "upside-down", "0", "f1", voltage=signed(0.1, 0.5))
         tie("f1", "upside-down.tie")
-    if kinds & {"cccs", "ccvs"}:
+    if kinds & {"cccs", "ccvs", "behavioural"}:
         builder.add("vsource", "meter0", some(1, ground=False)[0], "m0", voltage=0.0)
         builder.add("vsource", "meter1", "m1", "0", voltage=signed(0.1, 0.5))
         builder.add("vsource", "meter2", "0", "m2", voltage=signed(0.1, 0.5))
@@ -99,6 +109,39 @@ def random_netlist(
                 slope_voltage=float(rng.uniform(0.025, 0.06)),
                 parallel_conductance=float(rng.choice([0.0, 1e-12])),
             )
+    if "zener" in kinds:
+        builder.add(
+            "diode",
+            "zener",
+            *some(2),
+            saturation_current=1e-9,
+            slope_voltage=0.03,
+            parallel_conductance=1e-12,
+            breakdown_voltage=float(rng.uniform(0.2, 0.5)),
+            breakdown_slope=0.04,
+            junction_capacitance=1e-12,
+            junction_potential=0.8,
+            grading=0.4,
+            depletion_limit=0.6,
+            transit_time=1e-9,
+        )
+    if "behavioural" in kinds:
+        a, b, c, d = some(4)
+        for k, text in enumerate(
+            (
+                f"{fixed(1e-5, 5e-5)!r}*tanh(3*v({a},{b}))",
+                f"{fixed(1e-5, 5e-5)!r}*v({a},{c})*v({b},{d}) + {fixed(0.2, 0.6)!r}*i(meter1)",
+            )
+        ):
+            builder.add("behavioural_current", f"bi{k}", *some(2), expression=expression(builder, text))
+        for k, text in enumerate(
+            (
+                f"{fixed(0.2, 0.6)!r}*sin(2*v({c},{a})) + {fixed(0.5e3, 2e3)!r}*i(meter0)",
+                f"(v({d},{b}) > 0) ? {fixed(0.1, 0.3)!r}*v({d},{b}) : 0.1*v({d},{b})^3 + 0*v({c})",
+            )
+        ):
+            builder.add("behavioural_voltage", f"bv{k}", f"bv{k}", "0", expression=expression(builder, text))
+            tie(f"bv{k}", f"bv{k}.tie")
     if "vccs" in kinds:
         for k in range(2):
             builder.add("vccs", f"g{k}", *some(2), *some(2), transconductance=signed(1e-5, 6e-5))
@@ -139,6 +182,13 @@ def random_netlist(
     # Single ended outputs beside a differential one.
     builder.outputs(builder.nodes(outputs), builder.nodes(["0", "0", spare[0]]))
     return builder.build()
+
+
+def expression(builder: NetlistBuilder, text: str) -> Expression:
+    """SPICE text over the builder's nodes and sources."""
+    return parse_expression(
+        text, node=builder.node, source=lambda name: int(builder.rows_of("vsource", [name])[0])
+    )
 
 
 def _add_blocks(
@@ -324,7 +374,9 @@ class Branch(NamedTuple):
     current: float
 
 
-def _diode(v: float, i_s: float, slope: float, parallel: float) -> float:
+def _diode(v: float, i_s: float, slope: float, parallel: float, breakdown: float, steep: float) -> float:
+    if v < min(-breakdown, -3.0 * slope):
+        return -i_s * math.exp((-breakdown - v) / steep) + parallel * v
     if v >= -3.0 * slope:
         return i_s * (math.exp(v / slope) - 1.0) + parallel * v
     return -i_s * (1.0 + (3.0 * slope / (v * math.e)) ** 3) + parallel * v
@@ -340,7 +392,8 @@ def branches(netlist: Netlist, v: FloatArray, i: FloatArray) -> list[Branch]:
     d = netlist.diode
     for k, name in enumerate(d.name):
         drop = float(v[d.pos[k]] - v[d.neg[k]])
-        current = _diode(drop, d.saturation_current[k], d.slope_voltage[k], d.parallel_conductance[k])
+        values = (getattr(d, column)[k] for column in DIODE_CURRENT)
+        current = _diode(drop, *values)
         found.append(Branch("diode", name, int(d.pos[k]), int(d.neg[k]), float(current)))
     s = netlist.isource
     for k, name in enumerate(s.name):
@@ -353,8 +406,13 @@ def branches(netlist: Netlist, v: FloatArray, i: FloatArray) -> list[Branch]:
     for k, name in enumerate(f.name):
         current = float(f.gain[k] * i[f.control[k]])
         found.append(Branch("cccs", name, int(f.pos[k]), int(f.neg[k]), current))
+    e = netlist.behavioural_current
+    for k, name in enumerate(e.name):
+        current = float(e.expression[k].formula.value(behavioural_inputs(e.expression[k], v, i)))
+        found.append(Branch("behavioural_current", name, int(e.pos[k]), int(e.neg[k]), current))
     row = 0
-    for table in (netlist.vsource, netlist.vcvs, netlist.ccvs, netlist.buffer):
+    tables: tuple[Any, ...] = netlist.voltage_defined
+    for table in tables:
         for k, name in enumerate(table.name):
             found.append(Branch(table.kind, name, int(table.pos[k]), int(table.neg[k]), float(i[row])))
             row += 1
@@ -365,6 +423,11 @@ def branches(netlist: Netlist, v: FloatArray, i: FloatArray) -> list[Branch]:
             current = load.amplitude * (math.exp(x) / total - float(load.target[k]))
             found.append(Branch("load", f"{load.name}.{k}", int(load.pos[k]), int(load.neg[k]), current))
     return found
+
+
+def behavioural_inputs(expression: Expression, v: FloatArray, i: FloatArray) -> FloatArray:
+    """The inputs (n,) of an expression at node voltages (N,) and branch currents (M,)."""
+    return np.array([v[e.pos] - v[e.neg] if isinstance(e, Drop) else i[e.source] for e in expression.inputs])
 
 
 def kcl(netlist: Netlist, v: FloatArray, i: FloatArray) -> float:
@@ -393,17 +456,24 @@ def branch_errors(netlist: Netlist, v: FloatArray, i: FloatArray, source: FloatA
         if math.isfinite(b.saturation[k]):
             out = b.saturation[k] * math.tanh(out / b.saturation[k])
         wrong.append(v[b.pos[k]] - v[b.neg[k]] - out)
+    for inductor in zip(netlist.inductor.pos, netlist.inductor.neg, strict=True):
+        wrong.append(v[inductor[0]] - v[inductor[1]])
+    w = netlist.behavioural_voltage
+    for k in range(len(w)):
+        out = w.expression[k].formula.value(behavioural_inputs(w.expression[k], v, i))
+        wrong.append(v[w.pos[k]] - v[w.neg[k]] - out)
     return [float(x) for x in wrong]
 
 
 # The slow, obvious solver ------------------------------------------------------------------------
 
 
-def dense_jacobian(equations: Equations, v: FloatArray) -> FloatArray:
-    """J = dF/dx at node voltages (N,), x = (v without ground, i), one column per unit vector."""
+def dense_jacobian(equations: Equations, v: FloatArray, i: FloatArray | None = None) -> FloatArray:
+    """J = dF/dx at (v, i), (N,) and (M,), x = (v without ground, i), one column per unit vector."""
     n, m = equations.netlist.n_nodes, equations.n_branches
     unit = np.eye(n + m)[1:]
-    node, branch = equations.jacobian_product(np.tile(v, (n + m - 1, 1)), unit[:, :n], unit[:, n:])
+    at = np.tile(v, (n + m - 1, 1)), np.tile(np.zeros(m) if i is None else i, (n + m - 1, 1))
+    node, branch = equations.jacobian_product(*at, unit[:, :n], unit[:, n:])
     return np.concatenate([node[:, 1:], branch], axis=1).T
 
 
@@ -418,7 +488,7 @@ def dense_newton(
     for _ in range(2000):
         node, branch, _ = equations.residual(v[None], i[None], source)
         f = np.concatenate([node[0, 1:], branch[0]])
-        dx = np.linalg.solve(dense_jacobian(equations, v), f)
+        dx = np.linalg.solve(dense_jacobian(equations, v, i), f)
         dv = dx[: n - 1]
         damping = min(1.0, step / max(1e-300, float(np.abs(dv).max())))
         v[1:] -= damping * dv

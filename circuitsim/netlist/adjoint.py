@@ -12,6 +12,8 @@ source is held at its anchor value, and the swapped one acts on the changes from
     CCCS B          current B*i_c0 at q     VCVS -B in series with the sensed branch c: v_q -> v_c
     CCVS r          voltage r*i_c0 at q     CCVS r in series with the sensed branch c: i_q -> v_c
     buffer f        f(v_p) - a*(v_p-v_p0)   CCCS -a: i_q -> current at p, with a = f'(v_p0)
+    behavioural f   f(x) - sum a*(x-x0)     per input x, with its slope a: as the VCCS, CCCS (f a current),
+                                            VCVS or CCVS (f a voltage) of gain a
 
 Dyadic phase, ``F(m) = 0`` and ``J(m)^T d + beta dC/dm = 0``: the circuit itself beside a linear
 transposed one, whose gains and drive are those of the first at its operating point.
@@ -25,7 +27,9 @@ import numpy as np
 
 from circuitsim.errors import NetlistError
 from circuitsim.netlist.builder import NetlistBuilder
+from circuitsim.netlist.expressions import Current, Drop, Expression
 from circuitsim.netlist.models import (
+    DIODE_CURRENT,
     buffer_gain,
     buffer_voltage,
     diode_conductance,
@@ -55,11 +59,13 @@ def corrected_netlist(netlist: Netlist, voltage: FloatArray, current: FloatArray
             cccs=type(netlist.cccs).empty(),
             ccvs=type(netlist.ccvs).empty(),
             buffer=type(netlist.buffer).empty(),
+            behavioural_current=type(netlist.behavioural_current).empty(),
+            behavioural_voltage=type(netlist.behavioural_voltage).empty(),
             vsource=type(netlist.vsource).empty(),
         )
     )
     writer = _Writer(builder)
-    branch = _branch_starts(netlist)
+    branch = netlist.branch_starts
     v0, i0 = np.asarray(voltage), np.asarray(current)
     name = netlist.node_names
 
@@ -69,7 +75,7 @@ def corrected_netlist(netlist: Netlist, voltage: FloatArray, current: FloatArray
     # Voltage sources first, in their old rows, so that input ports stay valid. What the swapped
     # CCCS and CCVS add in series comes between a sensed source and its old negative node.
     tail: list[str] = []
-    sensed = {int(c) for c in (*netlist.cccs.control, *netlist.ccvs.control)}
+    sensed = _sensed(netlist)
     for row, label in enumerate(netlist.vsource.name):
         end = name[netlist.vsource.neg[row]]
         if row in sensed:
@@ -120,6 +126,58 @@ def corrected_netlist(netlist: Netlist, voltage: FloatArray, current: FloatArray
         tail[c] = writer.in_series(f"{label}.anchor", tail[c], "vsource", voltage=gain * drop(f, row))
         tail[c] = writer.in_series(f"{label}.swap", tail[c], "vcvs", *q, gain=-gain)
 
+    e = netlist.behavioural_current
+    for row, label in enumerate(e.name):
+        q = (name[e.pos[row]], name[e.neg[row]])
+        builder.add("behavioural_current", label, *q, expression=e.expression[row])
+        rest = 0.0
+        for m, (entry, x, a) in enumerate(_linearised(e.expression[row], v0, i0)):
+            rest += a * x
+            part = f"{label}.{m}"
+            if isinstance(entry, Drop):
+                p = (name[entry.pos], name[entry.neg])
+                builder.add("vccs", f"{part}.hold", *q, *p, transconductance=-a)
+                builder.add("vccs", f"{part}.swap", *p, *q, transconductance=a)
+                builder.add("isource", f"{part}.anchor", *p, current=-a * drop(e, row))
+            else:
+                c = entry.source
+                builder.add("cccs", f"{part}.hold", *q, control=netlist.vsource.name[c], gain=-a)
+                tail[c] = writer.in_series(f"{part}.anchor", tail[c], "vsource", voltage=a * drop(e, row))
+                tail[c] = writer.in_series(f"{part}.swap", tail[c], "vcvs", *q, gain=-a)
+        builder.add("isource", f"{label}.held", *q, current=rest)
+
+    w = netlist.behavioural_voltage
+    for row, label in enumerate(w.name):
+        rest, low = 0.0, writer.internal(f"{label}.low")
+        builder.add("behavioural_voltage", label, name[w.pos[row]], low, expression=w.expression[row])
+        i_q = float(i0[branch["behavioural_voltage"] + row])
+        for m, (entry, x, a) in enumerate(_linearised(w.expression[row], v0, i0)):
+            rest += a * x
+            part = f"{label}.{m}"
+            if isinstance(entry, Drop):
+                p = (name[entry.pos], name[entry.neg])
+                low = writer.in_series(f"{part}.hold", low, "vcvs", *p, gain=-a)
+            else:
+                c = entry.source
+                end = writer.internal(f"{part}.hold.end")
+                source = netlist.vsource.name[c]
+                builder.add("ccvs", f"{part}.hold", low, end, control=source, transresistance=-a)
+                low = end
+        builder.add("vsource", f"{label}.held", low, name[w.neg[row]], voltage=rest)
+        for m, (entry, _, a) in enumerate(_linearised(w.expression[row], v0, i0)):
+            part = f"{label}.{m}"
+            if isinstance(entry, Drop):
+                p = (name[entry.pos], name[entry.neg])
+                writer.swapped_current(part, p, gain=-a, anchor=i_q, control=f"{label}.held")
+            else:
+                c = entry.source
+                tail[c] = writer.in_series(f"{part}.anchor", tail[c], "vsource", voltage=-a * i_q)
+                middle = writer.internal(f"{part}.swap")
+                builder.add(
+                    "ccvs", f"{part}.swap", tail[c], middle, control=f"{label}.held", transresistance=a
+                )
+                tail[c] = middle
+
     for row in sorted(sensed):
         end = name[netlist.vsource.neg[row]]
         builder.add("vsource", f"{netlist.vsource.name[row]}.end", tail[row], end, voltage=0.0)
@@ -144,7 +202,14 @@ def corrected_netlist(netlist: Netlist, voltage: FloatArray, current: FloatArray
     return builder.build_like(netlist)
 
 
-def dyadic_netlist(netlist: Netlist, voltage: FloatArray, nudge: Nudge, sample: int = 0) -> Netlist:
+def dyadic_netlist(
+    netlist: Netlist,
+    voltage: FloatArray,
+    nudge: Nudge,
+    sample: int = 0,
+    *,
+    current: FloatArray | None = None,
+) -> Netlist:
     """Return the circuit beside its nudged, linear, transposed copy; dual node names start with ``d.``.
 
     The outputs of the result are the dual voltages of the outputs of ``netlist``.
@@ -154,10 +219,12 @@ def dyadic_netlist(netlist: Netlist, voltage: FloatArray, nudge: Nudge, sample: 
         voltage: its operating point (N,) V.
         nudge: beta and targets (B, K).
         sample: the row of the nudge's targets.
+        current: its branch currents (M,) A; needed where behavioural sources sense currents.
     """
     _require_flat(netlist)
     builder = NetlistBuilder.extending(netlist)
     v0 = np.asarray(voltage)
+    i0 = np.full(len(netlist.branch_names), np.nan) if current is None else np.asarray(current)
     name = ["0", *(f"d.{node}" for node in netlist.node_names[1:])]
     dual = builder.nodes(name)
     writer = _Writer(builder)
@@ -169,15 +236,21 @@ def dyadic_netlist(netlist: Netlist, voltage: FloatArray, nudge: Nudge, sample: 
     r, c, d = netlist.resistor, netlist.capacitor, netlist.diode
     copy("resistor", list(r.name), r.pos, r.neg, conductance=r.conductance)
     copy("capacitor", list(c.name), c.pos, c.neg, capacitance=c.capacitance)
-    g_d = diode_conductance(
-        v0[d.pos] - v0[d.neg], d.saturation_current, d.slope_voltage, d.parallel_conductance
+    copy(
+        "inductor",
+        list(netlist.inductor.name),
+        netlist.inductor.pos,
+        netlist.inductor.neg,
+        inductance=netlist.inductor.inductance,
     )
+    columns = {column: getattr(d, column) for column in DIODE_CURRENT}
+    g_d = diode_conductance(v0[d.pos] - v0[d.neg], **columns)
     # A diode far in reverse without a parallel conductance conducts nothing.
     on = np.flatnonzero(g_d > 0)
     copy("resistor", [d.name[int(k)] for k in on], d.pos[on], d.neg[on], conductance=g_d[on])
 
     tail: list[str] = []
-    sensed = {int(k) for k in (*netlist.cccs.control, *netlist.ccvs.control)}
+    sensed = _sensed(netlist)
     s = netlist.vsource
     for row, label in enumerate(s.name):
         end = writer.internal(f"d.{label}.tail") if row in sensed else name[s.neg[row]]
@@ -219,6 +292,32 @@ def dyadic_netlist(netlist: Netlist, voltage: FloatArray, nudge: Nudge, sample: 
         k = int(f.control[row])
         q = (name[f.pos[row]], name[f.neg[row]])
         tail[k] = writer.in_series(f"d.{label}.swap", tail[k], "vcvs", *q, gain=-float(f.gain[row]))
+
+    for behavioural in (netlist.behavioural_current, netlist.behavioural_voltage):
+        is_current = behavioural is netlist.behavioural_current
+        for row, label in enumerate(behavioural.name):
+            q = (name[behavioural.pos[row]], name[behavioural.neg[row]])
+            if not is_current:
+                builder.add("vsource", f"d.{label}.held", *q, voltage=0.0)
+            for m, (entry, x, a) in enumerate(_linearised(behavioural.expression[row], v0, i0)):
+                if np.isnan(x):
+                    raise NetlistError("needs the branch currents", object=label, field="current")
+                part = f"d.{label}.{m}"
+                if isinstance(entry, Drop):
+                    p = (name[entry.pos], name[entry.neg])
+                    if is_current:
+                        builder.add("vccs", f"{part}.swap", *p, *q, transconductance=a)
+                    else:
+                        writer.swapped_current(part, p, gain=-a, control=f"d.{label}.held")
+                    continue
+                k = entry.source
+                if is_current:
+                    tail[k] = writer.in_series(f"{part}.swap", tail[k], "vcvs", *q, gain=-a)
+                else:
+                    middle = writer.internal(f"{part}.swap")
+                    held = f"d.{label}.held"
+                    builder.add("ccvs", f"{part}.swap", tail[k], middle, control=held, transresistance=a)
+                    tail[k] = middle
     for row in sorted(sensed):
         builder.add("vsource", f"d.{s.name[row]}.end", tail[row], name[s.neg[row]], voltage=0.0)
 
@@ -258,19 +357,36 @@ class _Writer:
         self.builder.add(kind, label, start, end, *control, control=None, **values)
         return end
 
-    def swapped_current(self, label: str, port: tuple[str, str], *, gain: float, anchor: float = 0.0) -> None:
-        """Add the current ``gain * (i - anchor)`` leaving ``port``, i being that of ``label.held``."""
-        self.builder.add("cccs", f"{label}.swap", *port, control=f"{label}.held", gain=gain)
+    def swapped_current(
+        self,
+        label: str,
+        port: tuple[str, str],
+        *,
+        gain: float,
+        anchor: float = 0.0,
+        control: str | None = None,
+    ) -> None:
+        """Add the current ``gain * (i - anchor)`` leaving ``port``, i being that of ``control``, by default
+        of ``label.held``."""
+        self.builder.add("cccs", f"{label}.swap", *port, control=control or f"{label}.held", gain=gain)
         if anchor:
             self.builder.add("isource", f"{label}.anchor", *port, current=-gain * anchor)
 
 
-def _branch_starts(netlist: Netlist) -> dict[str, int]:
-    starts, start = {}, 0
-    for table in (netlist.vsource, netlist.vcvs, netlist.ccvs, netlist.buffer):
-        starts[table.kind] = start
-        start += len(table)
-    return starts
+def _sensed(netlist: Netlist) -> set[int]:
+    """Return the rows of the voltage sources whose current something reads."""
+    expressions = (*netlist.behavioural_current.expression, *netlist.behavioural_voltage.expression)
+    read = {e.source for expression in expressions for e in expression.inputs if isinstance(e, Current)}
+    return read | {int(c) for c in (*netlist.cccs.control, *netlist.ccvs.control)}
+
+
+def _linearised(
+    expression: Expression, v0: FloatArray, i0: FloatArray
+) -> list[tuple[Drop | Current, float, float]]:
+    """Return each input of an expression, its value at the anchor, and the slope there."""
+    x = [v0[e.pos] - v0[e.neg] if isinstance(e, Drop) else i0[e.source] for e in expression.inputs]
+    _, slopes = expression.formula.gradient(np.array(x, dtype=np.float64))
+    return [(e, float(at), float(a)) for e, at, a in zip(expression.inputs, x, slopes, strict=True)]
 
 
 def _require_flat(netlist: Netlist) -> None:

@@ -6,7 +6,7 @@ A block is exactly the elements that `circuitsim.netlist.flatten` writes for it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,6 +24,13 @@ class Crossbar:
     there is one, between ``word_neg[j]`` and ``bit[i]``: a differential pair. ``mask`` (M, N) says
     which pairs exist; None means all. ``driven`` says that the word lines are outputs of one-way
     amplifiers or sources, so that what a nudge does to them is no part of the gradient.
+
+    With ``r_wire`` [ohm per segment] the lines are wires: one segment from a port (the node of
+    ``word_pos``, ``word_neg`` or ``bit``) to the point where the line meets its first device, one
+    more from each such point to the next, and nothing beyond the last. Word lines are driven at the
+    first or the last bit line (``drive_end``), bit lines are sensed at the first or the last word
+    line (``sense_end``). The word lines of differential pairs interleave, plus above minus, and
+    both cross the same bit wire: on a board the two currents cancel along the wire, where they flow.
     """
 
     name: str
@@ -37,6 +44,9 @@ class Crossbar:
     g_max: float = np.inf
     trainable: bool = True
     driven: bool = False
+    r_wire: float = 0.0
+    drive_end: Literal["first", "last"] = "first"
+    sense_end: Literal["first", "last"] = "last"
 
     def __post_init__(self) -> None:
         _freeze(self, "word_pos", np.int64)
@@ -64,6 +74,27 @@ class Crossbar:
     def devices(self) -> int:
         pairs = self.shape[0] * self.shape[1] if self.mask is None else int(self.mask.sum())
         return pairs * (2 if self.differential else 1)
+
+    @property
+    def wired(self) -> bool:
+        return self.r_wire > 0
+
+    @property
+    def lines(self) -> IntArray:
+        """Nodes (R,) of all word lines in the order in which they cross the bit lines.
+
+        R is M, or 2 M for differential pairs: plus 0, minus 0, plus 1, ...
+        """
+        if self.word_neg is None:
+            return self.word_pos
+        return np.stack([self.word_pos, self.word_neg], axis=1).reshape(-1)
+
+    def cells(self, g_plus: FloatArray, g_minus: FloatArray | None) -> FloatArray:
+        """Return conductances (R, N) S in the order of ``lines``, 0 where masked out."""
+        g = g_plus[:, None] if g_minus is None else np.stack([g_plus, g_minus], axis=1)
+        if self.mask is not None:
+            g = np.where(self.mask[:, None], g, 0.0)
+        return g.reshape(-1, len(self.bit))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

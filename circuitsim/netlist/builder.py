@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -14,6 +14,9 @@ from circuitsim.netlist.blocks import AmplifierBank, Crossbar, CurrentSense, Sof
 from circuitsim.netlist.netlist import GROUND, InputPort, Netlist, OutputPort
 from circuitsim.netlist.tables import ELEMENT_TABLES, FloatArray, IntArray, Table
 from circuitsim.netlist.validate import validate
+
+if TYPE_CHECKING:
+    from circuitsim.netlist.expressions import Expression
 
 __all__ = ["NetlistBuilder"]
 
@@ -36,7 +39,8 @@ class NetlistBuilder:
         self._nodes: dict[str, int] = {"0": GROUND, "gnd": GROUND}
         self._names: list[str] = ["0"]
         self._rows: dict[str, list[tuple[Sequence[str], dict[str, Any]]]] = {kind: [] for kind in _TABLES}
-        self._source_row: dict[str, int] = {}
+        # Rows by name, of the tables that other tables refer to.
+        self._row_of: dict[str, dict[str, int]] = {"vsource": {}, "inductor": {}}
         self._crossbars: list[Crossbar] = []
         self._banks: list[AmplifierBank] = []
         self._senses: list[CurrentSense] = []
@@ -55,7 +59,8 @@ class NetlistBuilder:
             if len(table):
                 columns = {column.name: getattr(table, column.name) for column in table.columns()}
                 builder._rows[table.kind].append((table.name, columns))
-        builder._source_row = {name: row for row, name in enumerate(netlist.vsource.name)}
+        for kind, known in builder._row_of.items():
+            known |= {name: row for row, name in enumerate(getattr(netlist, kind).name)}
         builder._crossbars = list(netlist.crossbars)
         builder._banks = list(netlist.banks)
         builder._senses = list(netlist.senses)
@@ -79,10 +84,21 @@ class NetlistBuilder:
         """Name a set of nodes: a layer of neurons."""
         self._groups[name] = np.asarray(nodes, dtype=np.int64)
 
-    def add(self, kind: str, name: str, *nodes: str, control: str | None = None, **values: float) -> None:
+    def add(
+        self,
+        kind: str,
+        name: str,
+        *nodes: str,
+        control: str | None = None,
+        expression: Expression | None = None,
+        coupled: tuple[str, str] | None = None,
+        **values: float,
+    ) -> None:
         """Add one element. ``nodes`` are names in the order of the table's node columns.
 
-        ``control`` names the voltage source whose current a CCCS or CCVS reads.
+        ``control`` names the voltage source whose current a CCCS or CCVS reads, ``coupled`` the inductors
+        of a coupling; ``expression`` is what a behavioural source follows. Values with a default may be
+        left out.
         """
         if kind not in _TABLES:
             raise NetlistError(
@@ -93,35 +109,53 @@ class NetlistBuilder:
         if len(nodes) != len(wanted):
             raise NetlistError(f"a {kind} has the nodes {', '.join(wanted)}", object=name, value=nodes)
         expected = {column.name for column in table.columns("value")}
-        if set(values) != expected:
+        needed = {column.name for column in table.columns("value") if column.metadata["default"] is None}
+        if not needed <= set(values) <= expected:
             raise NetlistError(
                 f"a {kind} has the values {', '.join(sorted(expected))}", object=name, value=sorted(values)
             )
         columns: dict[str, Any] = {
             column: np.array([self.node(node)]) for column, node in zip(wanted, nodes, strict=True)
         }
-        for column in table.columns("source"):
-            columns[column.name] = self.source_rows([str(control)])
+        referred = list(coupled or (str(control),))
+        for column in table.columns("row"):
+            columns[column.name] = self.rows_of(column.metadata["table"], [referred.pop(0)])
+        for column in table.columns("expression"):
+            if expression is None:
+                raise NetlistError(f"a {kind} needs an expression", object=name)
+            columns[column.name] = (expression,)
         self._append(kind, (name,), {**columns, **{k: np.array([v]) for k, v in values.items()}})
 
-    def add_rows(self, kind: str, names: Sequence[str], **columns: ArrayLike) -> None:
-        """Add many elements at once, by node indices and value arrays; scalars are repeated."""
-        arrays = {key: np.broadcast_to(np.asarray(value), (len(names),)) for key, value in columns.items()}
+    def add_rows(self, kind: str, names: Sequence[str], **columns: Any) -> None:
+        """Add many elements at once, by node indices and value arrays; scalars are repeated.
+
+        Values with a default may be left out.
+        """
+        arrays = {
+            key: tuple(value) if key == "expression" else np.broadcast_to(np.asarray(value), (len(names),))
+            for key, value in columns.items()
+        }
         self._append(kind, names, arrays)
 
     def _append(self, kind: str, names: Sequence[str], columns: dict[str, Any]) -> None:
-        if kind == "vsource":
-            first = len(self._source_row)
-            self._source_row |= {name: first + k for k, name in enumerate(names)}
+        for column in _TABLES[kind].columns("value"):
+            default = column.metadata["default"]
+            if default is not None and column.name not in columns:
+                columns[column.name] = np.full(len(names), default)
+        if kind in self._row_of:
+            known = self._row_of[kind]
+            first = len(known)
+            known |= {name: first + k for k, name in enumerate(names)}
         self._rows[kind].append((names, columns))
 
-    def source_rows(self, names: Iterable[str]) -> IntArray:
-        """Return the rows of voltage sources by name; they must have been added before."""
+    def rows_of(self, kind: str, names: Iterable[str]) -> IntArray:
+        """Return the rows of voltage sources or inductors by name; they must have been added before."""
         rows = []
         for name in names:
-            if name not in self._source_row:
-                raise NetlistError("no voltage source of this name has been added", value=name)
-            rows.append(self._source_row[name])
+            if name not in self._row_of[kind]:
+                what = {"vsource": "voltage source"}.get(kind, kind)
+                raise NetlistError(f"no {what} of this name has been added", value=name)
+            rows.append(self._row_of[kind][name])
         return np.array(rows, dtype=np.int64)
 
     def crossbar(self, crossbar: Crossbar) -> None:
@@ -138,7 +172,7 @@ class NetlistBuilder:
 
     def inputs(self, sources: Sequence[str], columns: ArrayLike, gain: ArrayLike = 1.0) -> None:
         """Let ``sources`` be driven by ``gain`` times the given columns of the input vector."""
-        rows = self.source_rows(sources)
+        rows = self.rows_of("vsource", sources)
         gains = np.array(np.broadcast_to(np.asarray(gain, dtype=np.float64), rows.shape))
         self._inputs.append((rows, np.asarray(columns, dtype=np.int64), gains))
 
@@ -148,8 +182,8 @@ class NetlistBuilder:
         n = np.array(np.broadcast_to(np.asarray(neg, dtype=np.int64), p.shape))
         self._outputs = OutputPort(pos=p, neg=n)
 
-    def build(self, *, check: bool = True) -> Netlist:
-        """Freeze the circuit.
+    def build(self, *, check: bool = True, at_rest: bool = True) -> Netlist:
+        """Freeze the circuit, after `validate` unless ``check`` is off.
 
         Raises:
             NetlistError: every problem found, in one message.
@@ -175,7 +209,7 @@ class NetlistBuilder:
             **tables,
         )
         if check:
-            validate(netlist)
+            validate(netlist, at_rest=at_rest)
         return netlist
 
     def build_like(self, netlist: Netlist) -> Netlist:
@@ -189,7 +223,9 @@ def _join(table: type[Table], parts: list[tuple[Sequence[str], dict[str, Any]]])
         return table(name=names if not isinstance(names, list) else tuple(names), **columns)
     names = tuple(name for part, _ in parts for name in part)
     joined = {
-        column.name: np.concatenate([columns[column.name] for _, columns in parts])
+        column.name: tuple(item for _, columns in parts for item in columns[column.name])
+        if column.metadata["role"] == "expression"
+        else np.concatenate([columns[column.name] for _, columns in parts])
         for column in table.columns()
     }
     return table(name=names, **joined)

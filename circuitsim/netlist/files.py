@@ -12,6 +12,7 @@ import yaml
 from circuitsim.errors import CircuitsimError, NetlistError
 from circuitsim.netlist.blocks import AmplifierBank, Crossbar, CurrentSense, SoftmaxLoad
 from circuitsim.netlist.builder import NetlistBuilder
+from circuitsim.netlist.expressions import Expression, parse_expression
 from circuitsim.netlist.netlist import Netlist
 from circuitsim.netlist.tables import ELEMENT_TABLES
 from circuitsim.netlist.validate import validate
@@ -50,14 +51,16 @@ def netlist_document(netlist: Netlist) -> dict[str, Any]:
             continue
         rows: dict[str, Any] = {"name": list(table.name)}
         for column in table.columns():
-            array = getattr(table, column.name)
-            role = column.metadata["role"]
+            content = getattr(table, column.name)
+            role, default = column.metadata["role"], column.metadata.get("default")
             if role == "node":
-                rows[column.name] = [name[k] for k in array]
-            elif role == "source":
-                rows[column.name] = [netlist.vsource.name[k] for k in array]
-            else:
-                rows[column.name] = array.tolist()
+                rows[column.name] = [name[k] for k in content]
+            elif role == "row":
+                rows[column.name] = [getattr(netlist, column.metadata["table"]).name[k] for k in content]
+            elif role == "expression":
+                rows[column.name] = [e.text(name, netlist.vsource.name) for e in content]
+            elif default is None or np.any(content != default):
+                rows[column.name] = content.tolist()
         elements[table.kind] = rows
     document["elements"] = elements
     for key, (_, nodes, arrays, scalars) in _BLOCKS.items():
@@ -139,6 +142,8 @@ def parse_netlist(document: object, *, file: Path | None = None) -> Netlist:
             labels = [str(label) for label in rows["name"]]
             columns: dict[str, Any] = {}
             for column in table.columns():
+                if column.metadata.get("default") is not None and column.name not in rows:
+                    continue
                 cells = rows[column.name]
                 if len(cells) != len(labels):
                     raise NetlistError(
@@ -150,8 +155,12 @@ def parse_netlist(document: object, *, file: Path | None = None) -> Netlist:
                 role = column.metadata["role"]
                 if role == "node":
                     columns[column.name] = builder.nodes(str(cell) for cell in cells)
-                elif role == "source":
-                    columns[column.name] = builder.source_rows(str(cell) for cell in cells)
+                elif role == "row":
+                    columns[column.name] = builder.rows_of(
+                        column.metadata["table"], (str(cell) for cell in cells)
+                    )
+                elif role == "expression":
+                    columns[column.name] = [_expression(str(cell), builder) for cell in cells]
                 else:
                     columns[column.name] = np.array(cells, dtype=np.float64)
             builder.add_rows(table.kind, labels, **columns)
@@ -196,6 +205,12 @@ def parse_netlist(document: object, *, file: Path | None = None) -> Netlist:
     except NetlistError as error:
         raise NetlistError(str(error), file=file) from error
     return netlist
+
+
+def _expression(text: str, builder: NetlistBuilder) -> Expression:
+    return parse_expression(
+        text, node=builder.node, source=lambda name: int(builder.rows_of("vsource", [name])[0])
+    )
 
 
 def _scalar(name: str, value: Any) -> float | bool:

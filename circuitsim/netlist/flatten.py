@@ -124,7 +124,7 @@ def flatten(netlist: Netlist) -> Flat:
     internal_copy: list[IntArray] = []
     sense_row: list[int] = []
     sense_branch: list[int] = []
-    for table in (netlist.vsource, netlist.vcvs, netlist.ccvs, netlist.buffer):
+    for table in netlist.voltage_defined:
         where += [(table.kind, row) for row in range(len(table))]
     for bank in netlist.banks:
         for half, outputs in (("p", bank.out_pos), ("n", bank.out_neg)):
@@ -178,11 +178,7 @@ def flatten(netlist: Netlist) -> Flat:
         banks=(),
         senses=(),
     )
-    start, first_branch = 0, {}
-    for kind in ("vsource", "vcvs", "ccvs", "buffer"):
-        first_branch[kind] = start
-        start += len(getattr(flat, kind))
-    branch = np.array([first_branch[kind] + row for kind, row in where], dtype=np.int64)
+    branch = np.array([flat.branch_starts[kind] + row for kind, row in where], dtype=np.int64)
     return Flat(netlist=flat, blocks=netlist, branch=branch, **links)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, Self, TypeVar
@@ -15,13 +15,17 @@ from circuitsim.errors import NetlistError
 from circuitsim.netlist.blocks import AmplifierBank, Crossbar, CurrentSense, SoftmaxLoad
 from circuitsim.netlist.tables import (
     ELEMENT_TABLES,
+    BehaviouralCurrents,
+    BehaviouralVoltages,
     Buffers,
     Capacitors,
+    Couplings,
     CurrentControlledCurrentSources,
     CurrentControlledVoltageSources,
     CurrentSources,
     Diodes,
     FloatArray,
+    Inductors,
     IntArray,
     Resistors,
     Table,
@@ -92,6 +96,8 @@ class Netlist:
     node_names: tuple[str, ...] = ("0",)
     resistor: Resistors = field(default_factory=Resistors.empty)
     capacitor: Capacitors = field(default_factory=Capacitors.empty)
+    inductor: Inductors = field(default_factory=Inductors.empty)
+    coupling: Couplings = field(default_factory=Couplings.empty)
     diode: Diodes = field(default_factory=Diodes.empty)
     vsource: VoltageSources = field(default_factory=VoltageSources.empty)
     isource: CurrentSources = field(default_factory=CurrentSources.empty)
@@ -100,6 +106,8 @@ class Netlist:
     cccs: CurrentControlledCurrentSources = field(default_factory=CurrentControlledCurrentSources.empty)
     ccvs: CurrentControlledVoltageSources = field(default_factory=CurrentControlledVoltageSources.empty)
     buffer: Buffers = field(default_factory=Buffers.empty)
+    behavioural_current: BehaviouralCurrents = field(default_factory=BehaviouralCurrents.empty)
+    behavioural_voltage: BehaviouralVoltages = field(default_factory=BehaviouralVoltages.empty)
     crossbars: tuple[Crossbar, ...] = ()
     banks: tuple[AmplifierBank, ...] = ()
     senses: tuple[CurrentSense, ...] = ()
@@ -117,6 +125,20 @@ class Netlist:
     def tables(self) -> Iterator[Table]:
         for table in ELEMENT_TABLES:
             yield getattr(self, table.kind)
+
+    @property
+    def voltage_defined(self) -> tuple[Table, ...]:
+        """The tables whose rows are branches, in the order of ``branch_names``."""
+        return (self.vsource, self.vcvs, self.ccvs, self.buffer, self.inductor, self.behavioural_voltage)
+
+    @cached_property
+    def branch_starts(self) -> Mapping[str, int]:
+        """First branch of each voltage-defined table, by kind; ``blocks``: where those of blocks begin."""
+        starts, start = {}, 0
+        for table in self.voltage_defined:
+            starts[table.kind] = start
+            start += len(table)
+        return {**starts, "blocks": start}
 
     @property
     def blocks(self) -> tuple[Crossbar | AmplifierBank | CurrentSense | SoftmaxLoad, ...]:
@@ -141,10 +163,10 @@ class Netlist:
     def branch_names(self) -> tuple[str, ...]:
         """Names of the voltage-defined branches, in the order of ``OperatingPoint.branch_current``.
 
-        Voltage sources, VCVS, CCVS, buffers, then each bank's positive and negative outputs, then
-        each virtual ground.
+        Voltage sources, VCVS, CCVS, buffers, inductors, behavioural voltages, then each bank's positive
+        and negative outputs, then each virtual ground.
         """
-        names = [*self.vsource.name, *self.vcvs.name, *self.ccvs.name, *self.buffer.name]
+        names = [name for table in self.voltage_defined for name in table.name]
         for bank in self.banks:
             names += [f"{bank.name}.{self.node_names[node]}" for node in bank.out_pos]
             if bank.out_neg is not None:
@@ -203,12 +225,13 @@ class Netlist:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over structure and values: equal digests are equal circuits."""
+        """SHA-256 over structure and values, whatever the order of nodes and rows: equal digests are equal
+        circuits."""
         return self._digest(with_values=True)
 
     @cached_property
     def structure_digest(self) -> str:
-        """SHA-256 over structure alone: what a plan depends on."""
+        """SHA-256 over structure alone."""
         return self._digest(with_values=False)
 
     def _digest(self, *, with_values: bool) -> str:
@@ -224,25 +247,52 @@ class Netlist:
             elif isinstance(value, (str, float, bool, int)):
                 digest.update(repr(value).encode())
             else:
-                for text in value:
-                    digest.update(text.encode() + b"\x1f")
+                digest.update("\x1f".join(value).encode() + b"\x1f")
 
-        add("nodes", self.node_names)
+        node_order, node_rank = _sorted(self.node_names)
+        add("nodes", [self.node_names[k] for k in node_order])
+        sorted_rows = {table.kind: _sorted(table.name) for table in self.tables()}
         for table in self.tables():
-            add(table.kind, table.name)
+            order, _ = sorted_rows[table.kind]
+            add(table.kind, [table.name[k] for k in order])
             for column in table.columns():
-                if with_values or column.metadata["role"] != "value":
-                    add(column.name, getattr(table, column.name))
-        structural = {"word_pos", "word_neg", "bit", "mask", "driven", "control", "out_pos", "out_neg"}
-        structural |= {"name", "pos", "neg", "output", "g_min", "g_max", "trainable"}
+                role, content = column.metadata["role"], getattr(table, column.name)
+                if role == "expression":
+                    add(
+                        column.name,
+                        [content[k].text(self.node_names, self.vsource.name) for k in order],
+                    )
+                elif role == "node":
+                    add(column.name, node_rank[content[order]])
+                elif role == "row":
+                    add(column.name, sorted_rows[column.metadata["table"]][1][content[order]])
+                elif with_values:
+                    add(column.name, content[order])
+        nodes = {"word_pos", "word_neg", "bit", "control", "out_pos", "out_neg", "pos", "neg", "output"}
+        structural = {"mask", "driven", "name", "g_min", "g_max", "trainable", "device_names"}
+        structural |= {"drive_end", "sense_end"}
         for block in self.blocks:
             for item in fields(block):
-                if with_values or item.name in structural:
-                    add(item.name, getattr(block, item.name))
-        for port in (self.inputs, self.outputs):
-            for item in fields(port):
-                add(item.name, getattr(port, item.name))
+                content = getattr(block, item.name)
+                if item.name in nodes:
+                    add(item.name, None if content is None else node_rank[content])
+                elif with_values or item.name in structural:
+                    add(item.name, content)
+        by_source = np.argsort(sorted_rows["vsource"][1][self.inputs.source])
+        add("source", sorted_rows["vsource"][1][self.inputs.source[by_source]])
+        add("column", self.inputs.column[by_source])
+        add("gain", self.inputs.gain[by_source])
+        add("pos", node_rank[self.outputs.pos])
+        add("neg", node_rank[self.outputs.neg])
         return digest.hexdigest()
+
+
+def _sorted(names: Sequence[str]) -> tuple[IntArray, IntArray]:
+    """Return the order that sorts names, and the rank of each."""
+    order = np.array(sorted(range(len(names)), key=names.__getitem__), dtype=np.int64)
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    return order, rank
 
 
 T = TypeVar("T", Table, AmplifierBank)

@@ -1,29 +1,36 @@
 """One table per element kind: a struct of arrays whose columns say what they hold.
 
-A column is a node, a voltage source's row, or a value with its unit. Validation, digests, files
-and flattening all read the columns' declarations, so a new element is a new table and no more
-bookkeeping than that.
+A column is a node, a row of another table, a value with its unit, or an expression. Validation,
+digests, files and flattening all read the columns' declarations, so a new element is a new table and
+no more bookkeeping than that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+if TYPE_CHECKING:
+    from circuitsim.netlist.expressions import Expression
+
 __all__ = [
     "ELEMENT_TABLES",
     "GMIN",
+    "BehaviouralCurrents",
+    "BehaviouralVoltages",
     "Buffers",
     "Capacitors",
+    "Couplings",
     "CurrentControlledCurrentSources",
     "CurrentControlledVoltageSources",
     "CurrentSources",
     "Diodes",
     "FloatArray",
+    "Inductors",
     "IntArray",
     "Resistors",
     "Table",
@@ -43,12 +50,17 @@ def _node() -> Any:
     return field(metadata={"role": "node"})
 
 
-def _source() -> Any:
-    return field(metadata={"role": "source"})
+def _row_of(table: str) -> Any:
+    return field(metadata={"role": "row", "table": table})
 
 
-def _value(unit: str, rule: str = "finite") -> Any:
-    return field(metadata={"role": "value", "unit": unit, "rule": rule})
+def _value(unit: str, rule: str = "finite", default: float | None = None) -> Any:
+    metadata = {"role": "value", "unit": unit, "rule": rule, "default": default}
+    return field(metadata=metadata) if default is None else field(default=default, metadata=metadata)
+
+
+def _expression() -> Any:
+    return field(metadata={"role": "expression"})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,6 +73,9 @@ class Table:
 
     def __post_init__(self) -> None:
         for column in self.columns():
+            if column.metadata["role"] == "expression":
+                object.__setattr__(self, column.name, tuple(getattr(self, column.name)))
+                continue
             dtype = np.float64 if column.metadata["role"] == "value" else np.int64
             array = np.array(getattr(self, column.name), dtype=dtype).reshape(-1)
             if array.size == 1 and len(self.name) != 1:
@@ -70,7 +85,7 @@ class Table:
 
     @classmethod
     def columns(cls, role: str | None = None) -> list[Any]:
-        """Return the column declarations, all or those of one role (node, source, value)."""
+        """Return the column declarations, all or those of one role (node, row, value, expression)."""
         found = [f for f in fields(cls) if "role" in f.metadata]
         return found if role is None else [f for f in found if f.metadata["role"] == role]
 
@@ -85,7 +100,11 @@ class Table:
         """Return a table with more rows at its end; a scalar column is repeated."""
         joined: dict[str, Any] = {}
         for column in self.columns():
-            added = np.broadcast_to(np.asarray(columns[column.name]), (len(name),))
+            if column.metadata["role"] == "expression":
+                joined[column.name] = (*getattr(self, column.name), *columns[column.name])
+                continue
+            value = columns.get(column.name, column.metadata.get("default"))
+            added = np.broadcast_to(np.asarray(value), (len(name),))
             joined[column.name] = np.concatenate([getattr(self, column.name), added])
         return type(self)(name=(*self.name, *name), **joined)
 
@@ -111,10 +130,33 @@ class Capacitors(Table):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Diodes(Table):
-    """Shockley diode as ngspice solves it, anode ``pos``; see `circuitsim.netlist.models`.
+class Inductors(Table):
+    """Branch equation: ``v_pos - v_neg - inductance * di/dt = 0``; a short at an operating point."""
 
-    ``slope_voltage`` is the emission coefficient times the thermal voltage, N * Vt.
+    kind, letter = "inductor", "L"
+    pos: IntArray = _node()
+    neg: IntArray = _node()
+    inductance: FloatArray = _value("H", "positive")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Couplings(Table):
+    """Mutual inductance ``coefficient * sqrt(L_first * L_second)`` of two inductors, SPICE K."""
+
+    kind, letter = "coupling", "K"
+    first: IntArray = _row_of("inductor")
+    second: IntArray = _row_of("inductor")
+    coefficient: FloatArray = _value("1", "between -1 and 1")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Diodes(Table):
+    """Diode as ngspice solves it, anode ``pos``; see `circuitsim.netlist.models`.
+
+    ``slope_voltage`` is the emission coefficient times the thermal voltage, N * Vt. Below
+    ``-breakdown_voltage`` the current grows with ``breakdown_slope``. The junction stores the charge of a
+    depletion layer (``junction_capacitance`` at 0 V, ``junction_potential``, ``grading``, linear above
+    ``depletion_limit`` times the potential) and ``transit_time`` times the junction's current.
     """
 
     kind, letter = "diode", "D"
@@ -123,6 +165,13 @@ class Diodes(Table):
     saturation_current: FloatArray = _value("A", "positive")
     slope_voltage: FloatArray = _value("V", "positive")
     parallel_conductance: FloatArray = _value("S", "not negative")
+    breakdown_voltage: FloatArray = _value("V", "positive or infinite", np.inf)
+    breakdown_slope: FloatArray = _value("V", "positive", 1.0)
+    junction_capacitance: FloatArray = _value("F", "not negative", 0.0)
+    junction_potential: FloatArray = _value("V", "positive", 1.0)
+    grading: FloatArray = _value("1", "at least 0 and below 1", 0.5)
+    depletion_limit: FloatArray = _value("1", "at least 0 and below 1", 0.5)
+    transit_time: FloatArray = _value("s", "not negative", 0.0)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -176,7 +225,7 @@ class CurrentControlledCurrentSources(Table):
     kind, letter = "cccs", "F"
     pos: IntArray = _node()
     neg: IntArray = _node()
-    control: IntArray = _source()
+    control: IntArray = _row_of("vsource")
     gain: FloatArray = _value("A/A")
 
 
@@ -187,7 +236,7 @@ class CurrentControlledVoltageSources(Table):
     kind, letter = "ccvs", "H"
     pos: IntArray = _node()
     neg: IntArray = _node()
-    control: IntArray = _source()
+    control: IntArray = _row_of("vsource")
     transresistance: FloatArray = _value("ohm")
 
 
@@ -204,13 +253,35 @@ class Buffers(Table):
     control_pos: IntArray = _node()
     control_neg: IntArray = _node()
     gain: FloatArray = _value("V/V")
-    saturation: FloatArray = _value("V", "positive")
+    saturation: FloatArray = _value("V", "positive or infinite")
     offset: FloatArray = _value("V")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BehaviouralCurrents(Table):
+    """SPICE B with ``I=``. Current leaving ``pos``: the expression [A]."""
+
+    kind, letter = "behavioural_current", "B"
+    pos: IntArray = _node()
+    neg: IntArray = _node()
+    expression: tuple[Expression, ...] = _expression()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BehaviouralVoltages(Table):
+    """SPICE B with ``V=``. Branch equation: ``v_pos - v_neg`` minus the expression [V] is 0."""
+
+    kind, letter = "behavioural_voltage", "B"
+    pos: IntArray = _node()
+    neg: IntArray = _node()
+    expression: tuple[Expression, ...] = _expression()
 
 
 ELEMENT_TABLES: tuple[type[Table], ...] = (
     Resistors,
     Capacitors,
+    Inductors,
+    Couplings,
     Diodes,
     VoltageSources,
     CurrentSources,
@@ -219,4 +290,7 @@ ELEMENT_TABLES: tuple[type[Table], ...] = (
     CurrentControlledCurrentSources,
     CurrentControlledVoltageSources,
     Buffers,
+    BehaviouralCurrents,
+    BehaviouralVoltages,
 )
+"""A table stands behind those that its rows refer to."""

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from circuitsim.errors import NetlistError
+from circuitsim.netlist.expressions import Current, Drop
 from circuitsim.netlist.netlist import GROUND, Netlist
 from circuitsim.netlist.tables import FloatArray, IntArray
 
@@ -17,8 +18,11 @@ __all__ = ["conducting_edges", "validate", "voltage_edges"]
 _MOST_SHOWN = 5
 
 
-def validate(netlist: Netlist) -> None:
+def validate(netlist: Netlist, *, at_rest: bool = True) -> None:
     """Check names, indices, values, voltage loops and floating nodes.
+
+    Without ``at_rest`` the circuit need not have an operating point, only a response in time: capacitors
+    hold nodes, and inductors may close loops.
 
     Raises:
         NetlistError: with every problem, each naming the element, the value, the rule and the remedy.
@@ -26,7 +30,7 @@ def validate(netlist: Netlist) -> None:
     structural = [*_lengths(netlist), *_ranges(netlist)]
     problems = [*_duplicates(netlist), *structural, *_values(netlist)]
     if not structural:
-        problems += [*_voltage_loops(netlist), *_floating(netlist)]
+        problems += [*_voltage_loops(netlist, at_rest), *_floating(netlist, at_rest)]
     if problems:
         error = NetlistError.all_of(problems)
         raise error
@@ -112,9 +116,15 @@ def _ranges(netlist: Netlist) -> list[NetlistError]:
             (table.kind, c.name, getattr(table, c.name), netlist.n_nodes) for c in table.columns("node")
         ]
         columns += [
-            (table.kind, c.name, getattr(table, c.name), len(netlist.vsource))
-            for c in table.columns("source")
+            (table.kind, c.name, getattr(table, c.name), len(getattr(netlist, c.metadata["table"])))
+            for c in table.columns("row")
         ]
+        for c in table.columns("expression"):
+            inputs = [entry for expression in getattr(table, c.name) for entry in expression.inputs]
+            ends = [end for entry in inputs if isinstance(entry, Drop) for end in (entry.pos, entry.neg)]
+            rows = [entry.source for entry in inputs if isinstance(entry, Current)]
+            columns.append((table.kind, c.name, np.array(ends, np.int64), netlist.n_nodes))
+            columns.append((table.kind, c.name, np.array(rows, np.int64), len(netlist.vsource)))
     for block in netlist.blocks:
         for name in ("word_pos", "word_neg", "bit", "control", "out_pos", "out_neg", "output", "pos", "neg"):
             nodes = getattr(block, name, None)
@@ -142,15 +152,15 @@ def _values(netlist: Netlist) -> list[NetlistError]:
     blocks: list[tuple[str, str, FloatArray, str]] = [("inputs", "gain", netlist.inputs.gain, "finite")]
     for bank in netlist.banks:
         for name in ("gain", "saturation", "offset", "back_gain"):
-            blocks.append((bank.name, name, getattr(bank, name), "finite"))
+            rule = "positive or infinite" if name == "saturation" else "finite"
+            blocks.append((bank.name, name, getattr(bank, name), rule))
     blocks += [(sense.name, "gain", sense.gain, "finite") for sense in netlist.senses]
     for load in netlist.loads:
         blocks.append((load.name, "target", load.target, "finite"))
         blocks.append((load.name, "amplitude", np.array([load.amplitude]), "finite"))
         blocks.append((load.name, "scale", np.array([load.scale]), "positive"))
     for owner, name, values, rule in blocks:
-        for row in np.flatnonzero(~_obeys(values, rule, name))[:_MOST_SHOWN]:
-            rule = "positive" if name == "saturation" else rule
+        for row in np.flatnonzero(~_obeys(values, rule))[:_MOST_SHOWN]:
             problems.append(
                 NetlistError(
                     f"must be {rule}", object=owner, field=f"{name}[{row}]", value=float(values[row])
@@ -162,7 +172,7 @@ def _values(netlist: Netlist) -> list[NetlistError]:
             values = getattr(table, column.name)
             if len(values) != len(table):
                 continue
-            for row in np.flatnonzero(~_obeys(values, rule, column.name))[:_MOST_SHOWN]:
+            for row in np.flatnonzero(~_obeys(values, rule))[:_MOST_SHOWN]:
                 problems.append(
                     NetlistError(
                         f"must be {rule} [{unit}]",
@@ -198,23 +208,28 @@ def _values(netlist: Netlist) -> list[NetlistError]:
     return problems
 
 
-def _obeys(values: FloatArray, rule: str, column: str) -> NDArray[np.bool_]:
-    if column == "saturation":
-        return values > 0
+def _obeys(values: FloatArray, rule: str) -> NDArray[np.bool_]:
     finite = np.isfinite(values)
     if rule == "positive":
         return finite & (values > 0)
+    if rule == "positive or infinite":
+        return values > 0
     if rule == "not negative":
         return finite & (values >= 0)
+    if rule == "at least 0 and below 1":
+        return (values >= 0) & (values < 1)
+    if rule == "between -1 and 1":
+        return np.abs(values) <= 1
     return finite
 
 
 def voltage_edges(netlist: Netlist) -> list[tuple[str, int, int]]:
     """Return (name, pos, neg) of every voltage-defined branch, in branch order."""
     edges: list[tuple[str, int, int]] = []
-    for table in (netlist.vsource, netlist.vcvs, netlist.ccvs, netlist.buffer):
+    for table in netlist.voltage_defined:
+        ends: Any = table
         edges += zip(
-            (f"{table.kind} {n}" for n in table.name), table.pos.tolist(), table.neg.tolist(), strict=True
+            (f"{table.kind} {n}" for n in table.name), ends.pos.tolist(), ends.neg.tolist(), strict=True
         )
     for bank in netlist.banks:
         for nodes in (bank.out_pos, bank.out_neg):
@@ -225,10 +240,13 @@ def voltage_edges(netlist: Netlist) -> list[tuple[str, int, int]]:
     return edges
 
 
-def _voltage_loops(netlist: Netlist) -> list[NetlistError]:
+def _voltage_loops(netlist: Netlist, at_rest: bool) -> list[NetlistError]:
     problems = []
     forest = _Forest(netlist.n_nodes)
-    for name, pos, neg in voltage_edges(netlist):
+    first = netlist.branch_starts["inductor"]
+    for branch, (name, pos, neg) in enumerate(voltage_edges(netlist)):
+        if not at_rest and first <= branch < first + len(netlist.inductor):
+            continue
         if pos == neg:
             problems.append(
                 NetlistError("both ends are the same node: a shorted voltage source", object=name)
@@ -268,12 +286,20 @@ def conducting_edges(netlist: Netlist) -> tuple[IntArray, IntArray]:
     return np.concatenate(pos), np.concatenate(neg)
 
 
-def _floating(netlist: Netlist) -> list[NetlistError]:
+def _floating(netlist: Netlist, at_rest: bool) -> list[NetlistError]:
     forest = _Forest(netlist.n_nodes)
-    for pos, neg in zip(*(ends.tolist() for ends in conducting_edges(netlist)), strict=True):
-        forest.join(pos, neg)
-    root = forest.find(GROUND)
-    names = [netlist.node_names[node] for node in range(netlist.n_nodes) if forest.find(node) != root]
+    edges = [conducting_edges(netlist)]
+    if not at_rest:
+        edges.append((netlist.capacitor.pos, netlist.capacitor.neg))
+    for pos, neg in edges:
+        for a, b in zip(pos.tolist(), neg.tolist(), strict=True):
+            forest.join(a, b)
+    # Controlled currents that flow into nodes which control others may fix their voltages too.
+    supplied, sensed = (
+        {forest.find(int(node)) for node in nodes} for nodes in _controlled_currents_and_controls(netlist)
+    )
+    held = {forest.find(GROUND)} | (supplied & sensed)
+    names = [netlist.node_names[node] for node in range(netlist.n_nodes) if forest.find(node) not in held]
     if not names:
         return []
     shown = ", ".join(names[:_MOST_SHOWN]) + (
@@ -286,6 +312,18 @@ def _floating(netlist: Netlist) -> list[NetlistError]:
             "sources do not fix a voltage.",
         )
     ]
+
+
+def _controlled_currents_and_controls(netlist: Netlist) -> tuple[IntArray, IntArray]:
+    """Return the nodes that controlled currents enter, and those whose voltages control something."""
+    n = netlist
+    supplied = [end for table in (n.vccs, n.cccs, n.behavioural_current) for end in (table.pos, table.neg)]
+    sensed = [end for table in (n.vccs, n.vcvs, n.buffer) for end in (table.control_pos, table.control_neg)]
+    expressions = (*n.behavioural_current.expression, *n.behavioural_voltage.expression)
+    drops = [entry for e in expressions for entry in e.inputs if isinstance(entry, Drop)]
+    sensed.append(np.array([end for drop in drops for end in (drop.pos, drop.neg)], dtype=np.int64))
+    sensed += [bank.control for bank in n.banks]
+    return np.concatenate(supplied), np.concatenate(sensed)
 
 
 class _Forest:

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from circuitsim.netlist import Netlist, Values
+from circuitsim.netlist.expressions import Drop, Formula
 from circuitsim.netlist.models import (
+    DIODE_CURRENT,
     buffer_gain,
     buffer_voltage,
     diode_conductance,
@@ -27,6 +30,28 @@ __all__ = ["Equations", "accumulate", "drive_residual"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class _Behavioural:
+    """R behavioural sources of one formula of n inputs. ``branch`` (R,) is None for current sources.
+
+    ``ends`` (n, 2, R): the nodes of input m where ``is_drop[m]``, or else the sensed branch.
+    """
+
+    formula: Formula
+    pos: IntArray
+    neg: IntArray
+    branch: IntArray | None
+    is_drop: tuple[bool, ...]
+    ends: IntArray
+
+    def inputs(self, v: FloatArray, i: FloatArray) -> FloatArray:
+        """Return the formula's inputs (B, R, n) at node voltages (B, N) and branch currents (B, M)."""
+        x = np.empty((len(v), len(self.pos), len(self.is_drop)))
+        for m, (is_drop, (pos, neg)) in enumerate(zip(self.is_drop, self.ends, strict=True)):
+            x[:, :, m] = v[:, pos] - v[:, neg] if is_drop else i[:, pos]
+        return x
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Equations:
     """The equations of one netlist with one set of values."""
 
@@ -36,10 +61,8 @@ class Equations:
     @cached_property
     def _starts(self) -> dict[str, int]:
         """First branch of every voltage-defined table and block."""
-        n, starts, start = self.netlist, {}, 0
-        for table in (n.vsource, n.vcvs, n.ccvs, n.buffer):
-            starts[table.kind] = start
-            start += len(table)
+        n, starts = self.netlist, dict(self.netlist.branch_starts)
+        start = starts.pop("blocks")
         for bank in n.banks:
             starts[f"bank {bank.name}"] = start
             start += len(bank.control) * (1 if bank.out_neg is None else 2)
@@ -53,6 +76,11 @@ class Equations:
     def n_branches(self) -> int:
         return self._starts["end"]
 
+    @property
+    def _diode(self) -> dict[str, FloatArray]:
+        columns = self.values.tables["diode"]
+        return {name: columns[name] for name in DIODE_CURRENT}
+
     @cached_property
     def largest_conductance(self) -> float:
         """Largest conductance of a resistance [S]: what a rounded voltage makes of KCL."""
@@ -61,11 +89,12 @@ class Equations:
         return max((float(g.max()) for g in sizes if g.size), default=0.0)
 
     def residual(
-        self, v: FloatArray, i: FloatArray, source_voltage: FloatArray
+        self, v: FloatArray, i: FloatArray, source_voltage: FloatArray, time: float = 0.0
     ) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Return ``F`` at nodes (B, N) A and branches (B, M) V, and the largest element current (B,) A.
 
-        ``source_voltage`` is (B, n_vsource) V.
+        ``source_voltage`` is (B, n_vsource) V; ``time`` [s] is what behavioural sources see. Inductors are
+        shorts, capacitors carry nothing.
         """
         node, largest = self._resistive(v)
         branch = np.zeros_like(i)
@@ -87,6 +116,13 @@ class Equations:
             p = t["buffer"]
             k = self._rows("buffer", len(b))
             branch[:, k] -= buffer_voltage(_drop(v, b.control_pos, b.control_neg), **p)
+        for group in self._behavioural:
+            out = group.formula.value(group.inputs(v, i), time)
+            if group.branch is None:
+                largest = np.maximum(largest, np.abs(out).max(axis=1))
+                _leave(node, group.pos, group.neg, out)
+            else:
+                branch[:, group.branch] -= out
         for bank in n.banks:
             values = self.values.banks[bank.name]
             out = buffer_voltage(v[:, bank.control], values["gain"], values["saturation"], values["offset"])
@@ -99,9 +135,17 @@ class Equations:
         return node, branch, largest
 
     def jacobian_product(
-        self, v0: FloatArray, dv: FloatArray, di: FloatArray, *, transpose: bool = False
+        self,
+        v0: FloatArray,
+        i0: FloatArray,
+        dv: FloatArray,
+        di: FloatArray,
+        *,
+        transpose: bool = False,
+        time: float = 0.0,
     ) -> tuple[FloatArray, FloatArray]:
-        """Return ``J dx`` or ``J^T dx`` at nodes (B, N) and branches (B, M), with J at voltages v0."""
+        """Return ``J dx`` or ``J^T dx`` at nodes (B, N) and branches (B, M), with J at voltages and currents
+        v0, i0."""
         n, t = self.netlist, self.values.tables
         node, _ = self._resistive(dv, small_signal_at=v0)
         branch = np.zeros_like(di)
@@ -114,6 +158,7 @@ class Equations:
                 _leave(node, b.control_pos, b.control_neg, -gain * di[:, k])
             else:
                 branch[:, k] -= gain * _drop(dv, b.control_pos, b.control_neg)
+        self._behavioural_product(node, branch, (v0, i0, time), dv, di, transpose)
         for bank in n.banks:
             values = self.values.banks[bank.name]
             gain = buffer_gain(v0[:, bank.control], values["gain"], values["saturation"], values["offset"])
@@ -129,6 +174,66 @@ class Equations:
         node[:, 0] = 0.0
         return node, branch
 
+    @cached_property
+    def _behavioural(self) -> list[_Behavioural]:
+        """Behavioural sources, those of one formula together."""
+        n, found = self.netlist, []
+        for table, first in (
+            (n.behavioural_current, None),
+            (n.behavioural_voltage, self._starts["behavioural_voltage"]),
+        ):
+            alike: dict[tuple[Formula, tuple[bool, ...]], list[int]] = {}
+            for row, expression in enumerate(table.expression):
+                kinds = tuple(isinstance(entry, Drop) for entry in expression.inputs)
+                alike.setdefault((expression.formula, kinds), []).append(row)
+            for (formula, kinds), rows in alike.items():
+                ends = np.zeros((len(kinds), 2, len(rows)), dtype=np.int64)
+                for place, row in enumerate(rows):
+                    for m, entry in enumerate(table.expression[row].inputs):
+                        ends[m, :, place] = (
+                            (entry.pos, entry.neg) if isinstance(entry, Drop) else (entry.source, 0)
+                        )
+                where = np.array(rows, dtype=np.int64)
+                found.append(
+                    _Behavioural(
+                        formula=formula,
+                        pos=table.pos[where],
+                        neg=table.neg[where],
+                        branch=None if first is None else first + where,
+                        is_drop=kinds,
+                        ends=ends,
+                    )
+                )
+        return found
+
+    def _behavioural_product(
+        self,
+        node: FloatArray,
+        branch: FloatArray,
+        at: tuple[FloatArray, FloatArray, float],
+        dv: FloatArray,
+        di: FloatArray,
+        transpose: bool,
+    ) -> None:
+        """Add what behavioural sources contribute to ``J dx`` or ``J^T dx``; J is taken at (v, i, time)."""
+        v0, i0, time = at
+        for group in self._behavioural:
+            _, slopes = group.formula.gradient(group.inputs(v0, i0), time)
+            if not transpose:
+                change = (slopes * group.inputs(dv, di)).sum(axis=2)
+                if group.branch is None:
+                    _leave(node, group.pos, group.neg, change)
+                else:
+                    branch[:, group.branch] -= change
+                continue
+            out = _drop(dv, group.pos, group.neg) if group.branch is None else -di[:, group.branch]
+            for m, is_drop in enumerate(group.is_drop):
+                share, (pos, neg) = slopes[:, :, m] * out, group.ends[m]
+                if is_drop:
+                    _leave(node, pos, neg, share)
+                else:
+                    accumulate(branch, pos, share)
+
     def power(self, v: FloatArray) -> FloatArray:
         """Return the power dissipated in resistances and diodes (B,) W."""
         n, t = self.netlist, self.values.tables
@@ -138,7 +243,7 @@ class Equations:
             total += (_drop(v, r.pos, r.neg) ** 2) @ t["resistor"]["conductance"]
         if len(d):
             drop = _drop(v, d.pos, d.neg)
-            total += (drop * diode_current(drop, *t["diode"].values())).sum(axis=1)
+            total += (drop * diode_current(drop, **self._diode)).sum(axis=1)
         for crossbar in n.crossbars:
             bit = v[:, crossbar.bit]
             for words, g in n.device_conductances(crossbar, self.values):
@@ -157,7 +262,8 @@ class Equations:
         if len(n.isource):
             currents = np.broadcast_to(self.values.tables["isource"]["current"], (len(v), len(n.isource)))
             _leave(node, n.isource.pos, n.isource.neg, currents)
-        ends = [n.vsource.pos, n.vcvs.pos, n.ccvs.pos, n.buffer.pos]
+        tables: tuple[Any, ...] = n.voltage_defined
+        ends = [table.pos for table in tables]
         for bank in n.banks:
             ends += [bank.out_pos] + ([] if bank.out_neg is None else [bank.out_neg])
         ends += [sense.bit for sense in n.senses]
@@ -181,9 +287,9 @@ class Equations:
         if len(d):
             drop = _drop(v, d.pos, d.neg)
             if small_signal_at is None:
-                current = diode_current(drop, *t["diode"].values())
+                current = diode_current(drop, **self._diode)
             else:
-                current = drop * diode_conductance(_drop(small_signal_at, d.pos, d.neg), *t["diode"].values())
+                current = drop * diode_conductance(_drop(small_signal_at, d.pos, d.neg), **self._diode)
             largest = np.maximum(largest, np.abs(current).max(axis=1))
             _leave(node, d.pos, d.neg, current)
         for crossbar in n.crossbars:
@@ -203,7 +309,8 @@ class Equations:
     ) -> None:
         """Add what linear controlled sources and branch incidence contribute, or their transposes."""
         n, t = self.netlist, self.values.tables
-        for table in (n.vsource, n.vcvs, n.ccvs, n.buffer):
+        tables: tuple[Any, ...] = n.voltage_defined
+        for table in tables:
             if len(table):
                 k = self._rows(table.kind, len(table))
                 _leave(node, table.pos, table.neg, i[:, k])
@@ -271,10 +378,9 @@ def drive_residual(
     netlist = equations.netlist
     node, branch, largest = equations.residual(v, i, netlist.source_voltage(drive.inputs))
     if drive.anchor is not None:
-        v0 = drive.anchor.node_voltage
-        dv, di = v - v0, i - drive.anchor.branch_current
-        forward = equations.jacobian_product(v0, dv, di)
-        swapped = equations.jacobian_product(v0, dv, di, transpose=True)
+        v0, i0 = drive.anchor.node_voltage, drive.anchor.branch_current
+        forward = equations.jacobian_product(v0, i0, v - v0, i - i0)
+        swapped = equations.jacobian_product(v0, i0, v - v0, i - i0, transpose=True)
         node += swapped[0] - forward[0]
         branch += swapped[1] - forward[1]
     if drive.nudge is not None:

@@ -19,11 +19,21 @@ from numpy.typing import NDArray
 
 from circuitsim.errors import NetlistError
 from circuitsim.netlist import GROUND, Flat, Netlist, Values, flatten
+from circuitsim.netlist.expressions import Current
 from circuitsim.netlist.tables import FloatArray, IntArray
+from circuitsim.solver.behavioural import BehaviouralPlan
 from circuitsim.solver.equations import accumulate
 from circuitsim.solver.kernels.newton import Circuit, adjoint_batch, newton_batch, small_signal_values
 from circuitsim.solver.kernels.sparse_lu import OK, LUPlan, analyse
 from circuitsim.solver.point import Drive, OperatingPoint, SolverSettings
+from circuitsim.solver.stamps import (
+    Entries,
+    Stamps,
+    linear_parameters,
+    linear_stamps,
+    storage_parameters,
+    storage_stamps,
+)
 
 __all__ = ["GeneralPlan", "GeneralResult"]
 
@@ -36,19 +46,6 @@ class GeneralResult:
     branch_current: FloatArray
     iterations: IntArray
     status: NDArray[np.int8]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Stamps:
-    """Matrix entries as sums of ``sign * parameter``: ``values[slot] += sign * parameter[which]``."""
-
-    slot: IntArray
-    which: IntArray
-    sign: FloatArray
-    size: int
-
-    def assemble(self, parameters: FloatArray) -> FloatArray:
-        return np.bincount(self.slot, self.sign * parameters[self.which], self.size).astype(np.float64)
 
 
 class GeneralPlan:
@@ -72,6 +69,8 @@ class GeneralPlan:
         sensed = np.zeros(len(n.vsource), dtype=np.bool_)
         sensed[n.cccs.control] = True
         sensed[n.ccvs.control] = True
+        for expression in (*n.behavioural_current.expression, *n.behavioural_voltage.expression):
+            sensed[[entry.source for entry in expression.inputs if isinstance(entry, Current)]] = True
         self.fixing_source = np.full(n.n_nodes, -1, dtype=np.int64)
         fixed_sign = np.zeros(n.n_nodes)
         eliminated = np.zeros(len(n.branch_names), dtype=np.bool_)
@@ -99,62 +98,17 @@ class GeneralPlan:
 
     def _find_pattern(self) -> None:
         n = self.flat.netlist
-        # Parameters of linear stamps, in one vector: 1, then the value columns in this order.
-        sizes = [1, len(n.resistor), len(n.vccs), len(n.vcvs), len(n.cccs), len(n.ccvs)]
-        offset = np.concatenate([[0], np.cumsum(sizes)])
-        branch = dict(zip(("vsource", "vcvs", "ccvs", "buffer"), self._branch_starts(), strict=True))
-        rows: list[IntArray] = []
-        cols: list[IntArray] = []
-        which: list[IntArray] = []
-        signs: list[FloatArray] = []
-
-        def stamp(row: IntArray, col: IntArray, parameter: IntArray, sign: float) -> None:
-            rows.append(row)
-            cols.append(col)
-            which.append(parameter)
-            signs.append(np.full(len(row), sign))
-
-        # Rows and columns: nodes as 0..N-1, branches as N + k.
-        n_nodes = n.n_nodes
-        r, g = n.resistor, n.vccs
-        index = offset[1] + np.arange(len(r))
-        for a, b, sign in (
-            (r.pos, r.pos, 1.0),
-            (r.pos, r.neg, -1.0),
-            (r.neg, r.pos, -1.0),
-            (r.neg, r.neg, 1.0),
-        ):
-            stamp(a, b, index, sign)
-        index = offset[2] + np.arange(len(g))
-        for a, s in ((g.pos, 1.0), (g.neg, -1.0)):
-            stamp(a, g.control_pos, index, s)
-            stamp(a, g.control_neg, index, -s)
-        for table in (n.vsource, n.vcvs, n.ccvs, n.buffer):
-            k = n_nodes + branch[table.kind] + np.arange(len(table))
-            one = np.zeros(len(table), dtype=np.int64)
-            for node, s in ((table.pos, 1.0), (table.neg, -1.0)):
-                stamp(k, node, one, s)
-                stamp(node, k, one, s)
-        e, f, h = n.vcvs, n.cccs, n.ccvs
-        k = n_nodes + branch["vcvs"] + np.arange(len(e))
-        stamp(k, e.control_pos, offset[3] + np.arange(len(e)), -1.0)
-        stamp(k, e.control_neg, offset[3] + np.arange(len(e)), 1.0)
-        stamp(f.pos, n_nodes + f.control, offset[4] + np.arange(len(f)), 1.0)
-        stamp(f.neg, n_nodes + f.control, offset[4] + np.arange(len(f)), -1.0)
-        k = n_nodes + branch["ccvs"] + np.arange(len(h))
-        stamp(k, n_nodes + h.control, offset[5] + np.arange(len(h)), -1.0)
-
         unknown = np.concatenate([self.node_unknown, self.branch_unknown])
-        row, col = np.concatenate(rows), np.concatenate(cols)
-        parameter, sign_all = np.concatenate(which), np.concatenate(signs)
-        free = (unknown[row] >= 0) & (unknown[col] >= 0)
-        known = np.zeros(len(unknown), dtype=np.bool_)
-        known[self.fixed_nodes] = True
-        tied = (unknown[row] >= 0) & known[col]
+        linear, storage = linear_stamps(n), storage_stamps(n)
+
+        def free(entries: Entries) -> IntArray:
+            pairs = np.stack([unknown[entries.row], unknown[entries.col]], axis=1)
+            return pairs[(pairs >= 0).all(axis=1)]
 
         self._diode_pairs = self._quads(n.diode.pos, n.diode.neg, n.diode.pos, n.diode.neg)
         amplifiers = n.buffer
-        self._buffer_rows = unknown[n_nodes + branch["buffer"] + np.arange(len(amplifiers))]
+        start = n.n_nodes + n.branch_starts["buffer"]
+        self._buffer_rows = unknown[start + np.arange(len(amplifiers))]
         self._buffer_pairs = np.stack(
             [
                 np.stack([self._buffer_rows, self.node_unknown[amplifiers.control_pos]], axis=1),
@@ -162,6 +116,7 @@ class GeneralPlan:
             ],
             axis=1,
         )
+        self._behavioural = BehaviouralPlan(n, self.node_unknown, self.branch_unknown)
         groups = [(load.pos, load.neg) for load in n.loads] + [(n.outputs.pos, n.outputs.neg)]
         self._load_groups = groups
         quads = []
@@ -171,8 +126,9 @@ class GeneralPlan:
         self._load_pairs = quads
 
         size = len(self.is_node)
-        entries = [np.stack([unknown[row[free]], unknown[col[free]]], axis=1)]
-        entries += [pairs.reshape(-1, 2) for pairs in (self._diode_pairs, self._buffer_pairs, *quads)]
+        entries = [free(linear), free(storage)]
+        nonlinear = (self._diode_pairs, self._buffer_pairs, self._behavioural.pairs, *quads)
+        entries += [pairs.reshape(-1, 2) for pairs in nonlinear]
         entries.append(np.repeat(np.arange(size)[:, None], 2, axis=1))
         pairs = np.concatenate(entries)
         pairs = pairs[(pairs >= 0).all(axis=1)]
@@ -184,26 +140,38 @@ class GeneralPlan:
         self.indptr = np.concatenate([[0], np.cumsum(np.bincount(columns, minlength=size))]).astype(np.int64)
         self.transpose = np.searchsorted(keys, self.indices * size + columns)
         self.diagonal = np.searchsorted(keys, np.arange(size) * (size + 1))
-        self._linear = _Stamps(
-            slot=self._slots(np.stack([unknown[row[free]], unknown[col[free]]], axis=1)),
-            which=parameter[free],
-            sign=sign_all[free],
-            size=len(keys),
-        )
         # What known voltages drive: a CSR-like list, summed once per (row, known node).
         place = np.concatenate([self._fixed_place, np.full(len(self.branch_unknown), -1)])
-        tied_key = unknown[row[tied]] * max(1, len(self.fixed_nodes)) + place[col[tied]]
-        tied_keys, tied_slot = np.unique(tied_key, return_inverse=True)
-        self._tied_row = tied_keys // max(1, len(self.fixed_nodes))
-        self._tied_col = tied_keys % max(1, len(self.fixed_nodes))
-        self._tied = _Stamps(
-            slot=tied_slot.astype(np.int64), which=parameter[tied], sign=sign_all[tied], size=len(tied_keys)
-        )
+        width = max(1, len(self.fixed_nodes))
 
-    def _branch_starts(self) -> tuple[int, int, int, int]:
-        n = self.flat.netlist
-        ends = np.cumsum([len(n.vsource), len(n.vcvs), len(n.ccvs)])
-        return 0, int(ends[0]), int(ends[1]), int(ends[2])
+        def tied(entries: Entries) -> tuple[NDArray[np.bool_], IntArray]:
+            chosen = (unknown[entries.row] >= 0) & (place[entries.col] >= 0)
+            return chosen, unknown[entries.row[chosen]] * width + place[entries.col[chosen]]
+
+        tied_keys = np.unique(np.concatenate([tied(linear)[1], tied(storage)[1]]))
+        self._tied_row = tied_keys // width
+        self._tied_col = tied_keys % width
+
+        def stamps(entries: Entries) -> tuple[Stamps, Stamps]:
+            kept = (unknown[entries.row] >= 0) & (unknown[entries.col] >= 0)
+            driven, driven_keys = tied(entries)
+            return (
+                Stamps(
+                    slot=self._slots(free(entries)),
+                    which=entries.which[kept],
+                    sign=entries.sign[kept],
+                    size=len(keys),
+                ),
+                Stamps(
+                    slot=np.searchsorted(tied_keys, driven_keys),
+                    which=entries.which[driven],
+                    sign=entries.sign[driven],
+                    size=len(tied_keys),
+                ),
+            )
+
+        self._linear, self._tied = stamps(linear)
+        self._storage, self._tied_storage = stamps(storage)
 
     def _quads(self, pos: IntArray, neg: IntArray, cpos: IntArray, cneg: IntArray) -> IntArray:
         """Return (row, column) of the four entries of a transconductance, shape (n, 4, 2)."""
@@ -222,16 +190,7 @@ class GeneralPlan:
         n = self.flat.netlist
         flat_values = self.flat.values(values)
         t = flat_values.tables
-        parameters = np.concatenate(
-            [
-                np.ones(1),
-                t["resistor"]["conductance"],
-                t["vccs"]["transconductance"],
-                t["vcvs"]["gain"],
-                t["cccs"]["gain"],
-                t["ccvs"]["transresistance"],
-            ]
-        )
+        parameters = linear_parameters(t)
         linear = self._linear.assemble(parameters)
         amplitude = [load.amplitude for load in n.loads]
         scale = [load.scale for load in n.loads]
@@ -266,6 +225,13 @@ class GeneralPlan:
             d_is=_own(d["saturation_current"]),
             d_slope=_own(d["slope_voltage"]),
             d_gmin=_own(d["parallel_conductance"]),
+            d_bv=_own(d["breakdown_voltage"]),
+            d_bv_slope=_own(d["breakdown_slope"]),
+            d_cjo=_own(d["junction_capacitance"]),
+            d_vj=_own(d["junction_potential"]),
+            d_m=_own(d["grading"]),
+            d_fc=_own(d["depletion_limit"]),
+            d_tt=_own(d["transit_time"]),
             b_row=self._buffer_rows,
             b_cpos=_own(n.buffer.control_pos),
             b_cneg=_own(n.buffer.control_neg),
@@ -273,6 +239,7 @@ class GeneralPlan:
             b_gain=_own(b["gain"]),
             b_sat=_own(b["saturation"]),
             b_off=_own(b["offset"]),
+            **self._behavioural.arrays(self._slots),
             s_ptr=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
             s_pos=np.concatenate([nothing, *(pos for pos, _ in groups)]),
             s_neg=np.concatenate([nothing, *(neg for _, neg in groups)]),
@@ -282,6 +249,11 @@ class GeneralPlan:
             s_scale=np.array(scale, dtype=np.float64),
         )
         return circuit, self._tied.assemble(parameters), flat_values
+
+    def storage(self, values: Values) -> tuple[FloatArray, FloatArray]:
+        """Return the values of S on the pattern, and the coefficients of the known voltages' rates of change."""
+        parameters = storage_parameters(self.flat.netlist, self.flat.values(values).tables)
+        return self._storage.assemble(parameters), self._tied_storage.assemble(parameters)
 
     def _targets(self, batch: int, nudge: Any) -> FloatArray:
         parts = [np.broadcast_to(load.target, (batch, len(load.target))) for load in self.flat.netlist.loads]
@@ -381,6 +353,7 @@ class GeneralPlan:
                 x0[k],
                 v0[k],
                 targets[k],
+                0.0,
                 limits,
                 settings.max_iterations,
                 status[k],
@@ -404,16 +377,16 @@ class GeneralPlan:
         """
         n = self.flat.netlist
         circuit, _, _ = self._circuit(values, None)
-        v, _ = self.flat.lift(point.node_voltage, point.branch_current)
+        v, i = self.flat.lift(point.node_voltage, point.branch_current)
         load = np.zeros((len(v), len(self.is_node)))
         for nodes, sign in ((n.outputs.pos, 1.0), (n.outputs.neg, -1.0)):
             rows = self.node_unknown[nodes]
             accumulate(load, rows[rows >= 0], sign * output_current[:, rows >= 0])
         lu = self._factors(circuit, v[0])
-        v, targets = np.ascontiguousarray(v), self._targets(len(v), None)
+        v, targets, x = np.ascontiguousarray(v), self._targets(len(v), None), self._unknowns(v, i)
         s, status = np.empty_like(load), np.empty(len(v), np.int8)
         _share(
-            lambda k: adjoint_batch(circuit, lu, v[k], targets[k], load[k], s[k], status[k]),
+            lambda k: adjoint_batch(circuit, lu, v[k], x[k], targets[k], load[k], s[k], status[k]),
             len(v),
             work=len(self.indices),
         )
@@ -425,15 +398,25 @@ class GeneralPlan:
         full[:, self.free_nodes] = s[:, : len(self.free_nodes)]
         return full[:, : self.netlist.n_nodes]
 
-    def small_signal(self, values: Values, voltage: FloatArray) -> FloatArray:
-        """Return J (n, n) of one sample at block node voltages (N,), dense, over this plan's unknowns."""
+    def small_signal(
+        self, values: Values, voltage: FloatArray, current: FloatArray | None = None
+    ) -> FloatArray:
+        """Return J (n, n) of one sample at block node voltages (N,), dense, over this plan's unknowns.
+
+        Branch currents (M,) matter where behavioural sources sense them.
+        """
         circuit, _, _ = self._circuit(values, None)
-        v, _ = self.flat.lift(voltage[None], np.zeros((1, len(self.netlist.branch_names))))
-        entries = small_signal_values(circuit, v[0], self._targets(1, None)[0])
-        dense = np.zeros((len(self.is_node), len(self.is_node)))
-        columns = np.repeat(np.arange(len(self.is_node)), np.diff(self.indptr))
-        dense[self.indices, columns] = entries
-        return dense
+        i0 = np.zeros(len(self.netlist.branch_names)) if current is None else current
+        v, i = self.flat.lift(voltage[None], i0[None])
+        x = self._unknowns(v, i)[0]
+        entries = small_signal_values(circuit, v[0], x, self._targets(1, None)[0])
+        return self.dense(entries)
+
+    def dense(self, entries: FloatArray) -> FloatArray:
+        """Return values on the pattern as a matrix (n, n)."""
+        matrix = np.zeros((len(self.is_node), len(self.is_node)))
+        matrix[self.indices, np.repeat(np.arange(len(matrix)), np.diff(self.indptr))] = entries
+        return matrix
 
     def _unknowns(self, v: FloatArray, i: FloatArray) -> FloatArray:
         return np.ascontiguousarray(np.concatenate([v[:, self.free_nodes], i[:, self.free_branches]], axis=1))
@@ -478,6 +461,7 @@ def _dense_enough(circuit: Circuit, v: FloatArray) -> FloatArray:
         for corner in corners:
             slots = circuit.d_slot[:, corner]
             np.add.at(values, slots[slots >= 0], sign * typical)
+    np.add.at(values, circuit.x_slot[circuit.x_slot >= 0], (typical * circuit.x_sign)[circuit.x_slot >= 0])
     for column, sign in ((0, -1.0), (1, 1.0)):
         slots = circuit.b_slot[:, column]
         np.add.at(values, slots[slots >= 0], (sign * circuit.b_gain)[slots >= 0])

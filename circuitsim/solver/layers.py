@@ -62,7 +62,8 @@ class Layers:
 
     def _classify_nodes(self) -> None:
         n = self.netlist
-        for outside in (n.vccs, n.vcvs, n.cccs, n.ccvs, n.buffer):
+        outsiders = (n.vccs, n.cccs, n.behavioural_current, *n.voltage_defined[1:])
+        for outside in outsiders:
             if len(outside):
                 raise NotLayered(f"{outside.kind} {outside.name[0]} is outside a block")
         if n.loads:
@@ -109,6 +110,8 @@ class Layers:
                 row = int(np.flatnonzero(odd)[0])
                 raise NotLayered(f"{table.kind} {table.name[row]} joins two nodes that are not known")
         d = n.diode
+        if np.isfinite(d.breakdown_voltage).any():
+            raise NotLayered("a diode breaks down")
         if self.driven_by_input[d.pos].any() or self.driven_by_input[d.neg].any():
             raise NotLayered("a diode clamps to an input")
 

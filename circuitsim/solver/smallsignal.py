@@ -26,7 +26,7 @@ class SmallSignal:
 
     matrix: FloatArray
     nodes: IntArray
-    """Nodes that the rows belong to."""
+    """Nodes that the rows belong to; -1 for the current of an inductor."""
     largest_real: float | None
     """Largest real part of the spectrum of ``-C^-1 J`` [1/s]; negative is stable. None without C."""
     asymmetry: float
@@ -37,20 +37,19 @@ class SmallSignal:
     """Whether a positive diagonal M makes M J symmetric: then nudged phases alone are exact."""
 
 
-def small_signal(plan: Plan, values: Values, node_voltage: FloatArray) -> SmallSignal | None:
-    """Analyse one operating point, node voltages (N,) V; None where the circuit is too large."""
+def small_signal(
+    plan: Plan, values: Values, node_voltage: FloatArray, branch_current: FloatArray | None = None
+) -> SmallSignal | None:
+    """Analyse one operating point, node voltages (N,) V; None where the circuit is too large, or the
+    nodes without storage do not follow from the others.
+
+    Branch currents (M,) A matter where behavioural sources sense them.
+    """
     general = plan.general
     if general.n_unknowns > LARGEST:
         return None
-    j = general.small_signal(values, node_voltage)
-    n = general.flat.netlist
-    c = np.zeros_like(j)
-    capacitance = values.tables["capacitor"]["capacitance"]
-    for pos, neg, size in zip(n.capacitor.pos, n.capacitor.neg, capacitance, strict=True):
-        a, b = general.node_unknown[pos], general.node_unknown[neg]
-        for row, col, sign in ((a, a, 1.0), (b, b, 1.0), (a, b, -1.0), (b, a, -1.0)):
-            if row >= 0 and col >= 0:
-                c[row, col] += sign * size
+    j = general.small_signal(values, node_voltage, branch_current)
+    c = general.dense(general.storage(values)[0])
     dynamic = np.abs(c).sum(axis=1) > 0
     has_capacitance = bool(dynamic.any())
     if not has_capacitance:
@@ -60,7 +59,10 @@ def small_signal(plan: Plan, values: Values, node_voltage: FloatArray) -> SmallS
     rest = ~dynamic
     reduced = j[np.ix_(dynamic, dynamic)]
     if rest.any():
-        inner = np.linalg.solve(j[np.ix_(rest, rest)], j[np.ix_(rest, dynamic)])
+        try:
+            inner = np.linalg.solve(j[np.ix_(rest, rest)], j[np.ix_(rest, dynamic)])
+        except np.linalg.LinAlgError:
+            return None
         reduced = reduced - j[np.ix_(dynamic, rest)] @ inner
     largest = None
     if has_capacitance:
@@ -74,7 +76,7 @@ def small_signal(plan: Plan, values: Values, node_voltage: FloatArray) -> SmallS
     weighted = reduced * root[:, None] / root[None, :]
     return SmallSignal(
         matrix=reduced,
-        nodes=general.free_nodes[np.flatnonzero(dynamic)],
+        nodes=np.concatenate([general.free_nodes, np.full(len(general.free_branches), -1)])[dynamic],
         largest_real=largest,
         asymmetry=_ratio(reduced),
         metric_asymmetry=min(_ratio(weighted), _ratio(reduced)),

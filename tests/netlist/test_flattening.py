@@ -130,7 +130,11 @@ def test_the_digest_tells_every_value_and_index_apart() -> None:
         for column in table.columns():
             value = column.metadata["role"] == "value"
             array = getattr(table, column.name)
-            changed = nudged(array) if value else np.concatenate([[array[0] + 1], array[1:]])
+            if column.metadata["role"] == "expression":
+                new = replace(netlist, **{table.kind: replace(table, expression=array[::-1])})
+                differs(new, f"{table.kind}.expression", structural=True)
+                continue
+            changed = nudged(array) if value else np.concatenate([[array[0] ^ 1], array[1:]])
             if value and np.array_equal(changed, array):
                 continue
             new = replace(netlist, **{table.kind: replace(table, **{column.name: changed})})

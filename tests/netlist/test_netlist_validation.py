@@ -149,7 +149,10 @@ def bank(**changes: Any) -> AmplifierBank:
         (lambda b: b.crossbar(grid(bit=[2, 9])), "grid.nodes: bit refers to what is not there"),
         (lambda b: b.bank(bank(out_pos=[3, 3])), "bank.out_pos: must have 1 entries (got 2)"),
         (lambda b: b.bank(bank(gain=[np.nan])), "bank.gain[0]: must be finite (got nan)"),
-        (lambda b: b.bank(bank(saturation=[0.0])), "bank.saturation[0]: must be positive (got 0.0)"),
+        (
+            lambda b: b.bank(bank(saturation=[0.0])),
+            "bank.saturation[0]: must be positive or infinite (got 0.0)",
+        ),
         (lambda b: b.bank(bank(out_pos=[1])), "amplifier bank bank: closes a loop of voltage sources"),
         (lambda b: b.bank(bank(out_pos=[0])), "amplifier bank bank: both ends are the same node"),
         (

@@ -67,7 +67,7 @@ def document() -> dict[str, Any]:
     ("keys", "text"),
     [
         (("elments",), "elments: unknown key. Known: banks, crossbars"),
-        (("elements", "resistors"), "elements.resistors: unknown key. Known: buffer, capacitor"),
+        (("elements", "resistors"), "elements.resistors: unknown key. Known: behavioural_current, "),
         (("elements", "resistor", "resistance"), "elements.resistor.resistance: unknown key"),
         (("crossbars", 0, "maks"), "crossbars[0].maks: unknown key"),
         (("banks", 1, "gains"), "banks[1].gains: unknown key"),

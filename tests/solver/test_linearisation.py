@@ -37,7 +37,7 @@ def test_taylor_remainder_is_of_second_order(seed: int, kinds: frozenset[str]) -
     equations, v, i, dv, di = somewhere(seed, kinds)
     source = equations.netlist.source_voltage(np.zeros((1, 2)))
     at = np.concatenate(equations.residual(v, i, source)[:2], axis=1)
-    slope = np.concatenate(equations.jacobian_product(v, dv, di), axis=1)
+    slope = np.concatenate(equations.jacobian_product(v, i, dv, di), axis=1)
     steps = 10.0 ** -np.array([1.5, 2.0, 2.5, 3.0])
     remainder = []
     for h in steps:
@@ -57,7 +57,7 @@ def test_jacobian_product_against_central_differences(seed: int, kinds: frozense
     h = 1e-5
     above = equations.residual(v + h * dv, i + h * di, source)
     below = equations.residual(v - h * dv, i - h * di, source)
-    for product, up, down in zip(equations.jacobian_product(v, dv, di), above, below, strict=False):
+    for product, up, down in zip(equations.jacobian_product(v, i, dv, di), above, below, strict=False):
         np.testing.assert_allclose(product, (up - down) / (2 * h), rtol=0, atol=1e-7 * np.abs(product).max())
 
 
@@ -65,12 +65,12 @@ def test_jacobian_product_against_central_differences(seed: int, kinds: frozense
 @settings(max_examples=20)
 def test_adjoint_identity(seed: int, kinds: frozenset[str]) -> None:
     # <J x, y> = <x, J^T y>
-    equations, v, _, xv, xi = somewhere(seed, kinds)
+    equations, v, i, xv, xi = somewhere(seed, kinds)
     rng = np.random.default_rng([seed, 4])
     yv, yi = rng.normal(0, 1, xv.shape), rng.normal(0, 1e-4, xi.shape)
     yv[:, 0] = 0
-    jx = equations.jacobian_product(v, xv, xi)
-    jy = equations.jacobian_product(v, yv, yi, transpose=True)
+    jx = equations.jacobian_product(v, i, xv, xi)
+    jy = equations.jacobian_product(v, i, yv, yi, transpose=True)
     left = np.concatenate([(jx[0] * yv)[0], (jx[1] * yi)[0]])
     right = np.concatenate([(xv * jy[0])[0], (xi * jy[1])[0]])
     assert left.sum() == pytest.approx(right.sum(), rel=0, abs=1e-12 * np.abs(left).sum())
@@ -80,12 +80,12 @@ def test_adjoint_identity(seed: int, kinds: frozenset[str]) -> None:
 @settings(max_examples=15)
 def test_transposing_keeps_the_spectrum_but_not_the_matrix(seed: int, kinds: frozenset[str]) -> None:
     # physics.md 4: the stability of the free phase is that of the transposed one.
-    equations, v, *_ = somewhere(seed, kinds)
+    equations, v, i, *_ = somewhere(seed, kinds)
     n, m = equations.netlist.n_nodes, equations.n_branches
-    j = dense_jacobian(equations, v[0])
+    j = dense_jacobian(equations, v[0], i[0])
     unit = np.eye(n + m)[1:]
     node, branch = equations.jacobian_product(
-        np.tile(v, (n + m - 1, 1)), unit[:, :n], unit[:, n:], transpose=True
+        np.tile(v, (n + m - 1, 1)), np.tile(i, (n + m - 1, 1)), unit[:, :n], unit[:, n:], transpose=True
     )
     transposed = np.concatenate([node[:, 1:], branch], axis=1).T
     np.testing.assert_allclose(transposed, j.T, rtol=0, atol=1e-15)

@@ -141,7 +141,7 @@ def test_everything_at_once_by_superposition() -> None:
 def dense_mna(netlist: Netlist, source_voltage: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Write the equations of a flat linear netlist entry by entry, and solve them."""
     n = netlist.n_nodes
-    tables = (netlist.vsource, netlist.vcvs, netlist.ccvs)
+    tables = (netlist.vsource, netlist.vcvs, netlist.ccvs, netlist.inductor)
     size = n + sum(len(table) for table in tables)
     a, z = np.zeros((size, size)), np.zeros(size)
 
@@ -174,7 +174,7 @@ def dense_mna(netlist: Netlist, source_voltage: FloatArray) -> tuple[FloatArray,
             elif table is netlist.vcvs:
                 a[row, netlist.vcvs.control_pos[k]] -= netlist.vcvs.gain[k]
                 a[row, netlist.vcvs.control_neg[k]] += netlist.vcvs.gain[k]
-            else:
+            elif table is netlist.ccvs:
                 a[row, n + netlist.ccvs.control[k]] -= netlist.ccvs.transresistance[k]
             row += 1
     x = np.concatenate([[0.0], np.linalg.solve(a[1:, 1:], z[1:])])

@@ -104,11 +104,11 @@ def test_dyadic_phase_is_beta_times_the_adjoint(
     inputs = random_inputs(seed, 1, 2)
     plan, values = build_plan(netlist), netlist.values()
     point = free(netlist, inputs)
-    v0, _ = flat.lift(point.node_voltage, point.branch_current)
+    v0, i0 = flat.lift(point.node_voltage, point.branch_current)
     nudge = random_nudge(seed, kind, beta, 1, 3)
     slope = nudge.scaled(1.0).current(netlist.outputs.read(point.node_voltage))
     s = solve_transposed(plan, values, point, slope, inputs=inputs)[0]
-    built = dyadic_netlist(flat.netlist, v0[0], nudge)
+    built = dyadic_netlist(flat.netlist, v0[0], nudge, current=i0[0])
     both = free(built, inputs)
     dual = [0, *(built.node_index[f"d.{name}"] for name in netlist.node_names[1:])]
     scale = np.abs(beta * s).max()

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from circuitsim.solver.kernels.formulas import formula_value_and_slopes
 from circuitsim.solver.kernels.sparse_lu import (
     OK,
     new_factors,
@@ -63,6 +64,13 @@ class Circuit(NamedTuple):
     d_is: np.ndarray
     d_slope: np.ndarray
     d_gmin: np.ndarray
+    d_bv: np.ndarray  # breakdown voltage, inf for none, and its slope voltage
+    d_bv_slope: np.ndarray
+    d_cjo: np.ndarray  # depletion capacitance, junction potential, grading, limit; transit time
+    d_vj: np.ndarray
+    d_m: np.ndarray
+    d_fc: np.ndarray
+    d_tt: np.ndarray
     # Amplifiers: branch row, control nodes, slots (row,cpos) (row,cneg), gain, saturation, offset.
     b_row: np.ndarray
     b_cpos: np.ndarray
@@ -71,6 +79,24 @@ class Circuit(NamedTuple):
     b_gain: np.ndarray
     b_sat: np.ndarray
     b_off: np.ndarray
+    # Formulas: tapes one after another.
+    f_ptr: np.ndarray  # (F + 1,)
+    f_op: np.ndarray
+    f_a: np.ndarray
+    f_b: np.ndarray
+    f_c: np.ndarray
+    f_constant: np.ndarray
+    # Behavioural sources: formula, branch row (-1 for a current source), nodes, inputs.
+    e_formula: np.ndarray  # (E,)
+    e_row: np.ndarray
+    e_pos: np.ndarray
+    e_neg: np.ndarray
+    e_ptr: np.ndarray  # (E + 1,)
+    x_pos: np.ndarray  # (inputs,) nodes of a sensed drop
+    x_neg: np.ndarray
+    x_branch: np.ndarray  # unknown of a sensed current, -1 for a drop
+    x_sign: np.ndarray  # (inputs, 4)
+    x_slot: np.ndarray  # (inputs, 4)
     # Softmax loads, one group after another; the last one may be the drive's nudge.
     s_ptr: np.ndarray  # (G + 1,)
     s_pos: np.ndarray
@@ -82,16 +108,42 @@ class Circuit(NamedTuple):
 
 
 @kernel
-def _diode(v: float, i_s: float, slope: float, gmin: float) -> tuple[float, float]:
-    """Current [A] and conductance [S]; the equations of `circuitsim.netlist.models`."""
+def junction(v: float, i_s: float, slope: float, bv: float, bv_slope: float) -> tuple[float, float]:
+    """Current [A] and conductance [S] of a diode without gmin; see `circuitsim.netlist.models`."""
     x = v / slope
     if x >= -3.0:
         e = min(x, _LARGEST_EXPONENT)
         y = np.exp(e)
-        return i_s * (np.expm1(e) + y * (x - e)) + gmin * v, i_s / slope * y + gmin
-    q = 3.0 / (np.e * x)
-    cube = q * q * q
-    return -i_s * (1.0 + cube) + gmin * v, 3.0 * i_s / slope * cube / x + gmin
+        return i_s * (np.expm1(e) + y * (x - e)), i_s / slope * y
+    if v >= -bv:
+        q = 3.0 / (np.e * x)
+        cube = q * q * q
+        return -i_s * (1.0 + cube), 3.0 * i_s / slope * cube / x
+    depth = (-bv - v) / bv_slope
+    e = min(depth, _LARGEST_EXPONENT)
+    y = np.exp(e)
+    return -i_s * y * (1.0 + depth - e), i_s / bv_slope * y
+
+
+@kernel
+def junction_charge(c: Circuit, k: int, v: float, i: float, g: float) -> tuple[float, float]:
+    """Charge [C] and capacitance [F] of diode k at drop v, whose junction carries i with conductance g."""
+    q, cap = c.d_tt[k] * i, c.d_tt[k] * g
+    cjo = c.d_cjo[k]
+    if cjo > 0.0:
+        vj, m, fc = c.d_vj[k], c.d_m[k], c.d_fc[k]
+        below = min(v, fc * vj)
+        ratio = 1.0 - below / vj
+        power = ratio ** (-m)
+        q += cjo * vj * (1.0 - ratio * power) / (1.0 - m)
+        if v > below:
+            f2 = (1.0 - fc) ** (1.0 + m)
+            f3 = 1.0 - fc * (1.0 + m)
+            q += cjo / f2 * (f3 * (v - below) + m / (2.0 * vj) * (v * v - below * below))
+            cap += cjo / f2 * (f3 + m * v / vj)
+        else:
+            cap += cjo * power
+    return q, cap
 
 
 @kernel
@@ -105,7 +157,7 @@ def _amplifier(v: float, gain: float, sat: float, off: float) -> tuple[float, fl
 
 
 @kernel
-def _limited_junction(new: float, old: float, i_s: float, slope: float) -> float:
+def _limited_forward(new: float, old: float, i_s: float, slope: float) -> float:
     critical = slope * np.log(slope / (np.sqrt(2.0) * i_s))
     if new > critical and abs(new - old) > 2.0 * slope:
         if old > 0.0:
@@ -113,6 +165,17 @@ def _limited_junction(new: float, old: float, i_s: float, slope: float) -> float
             return old + slope * np.log1p(step) if step > 0.0 else old + max(new - old, -10.0 * slope)
         return slope * np.log(max(new / slope, 1.0))
     return new
+
+
+@kernel
+def _limited_junction(new: float, old: float, i_s: float, slope: float, bv: float, bv_slope: float) -> float:
+    # Near breakdown the mirrored junction is limited, as in ngspice.
+    if new < min(0.0, -bv + 10.0 * bv_slope):
+        mirrored = -(new + bv)
+        limited = _limited_forward(mirrored, -(old + bv), i_s, bv_slope)
+        # Mirroring twice would round: what is not limited must come back as it is.
+        return new if limited == mirrored else -(limited + bv)
+    return _limited_forward(new, old, i_s, slope)
 
 
 @kernel
@@ -187,10 +250,61 @@ def _softmax_loads(c, v, target, f, values):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _nonlinear(c, v, d_at, b_at, target, f, values):  # type: ignore[no-untyped-def]
-    """Add nonlinear elements to F and J, linearised at ``d_at`` and ``b_at``."""
+def _behavioural(c, v, x, time, level, f, size, values):  # type: ignore[no-untyped-def]
+    """Add behavioural sources, ``level`` times their value, to F and J."""
+    if len(c.e_row) == 0:
+        return
+    longest = 0
+    for k in range(len(c.f_ptr) - 1):
+        longest = max(longest, c.f_ptr[k + 1] - c.f_ptr[k])
+    y, bar = np.empty(longest), np.empty(longest)
+    inputs, slopes = np.empty(len(c.x_pos)), np.empty(len(c.x_pos))
+    for k in range(len(c.x_pos)):
+        inputs[k] = x[c.x_branch[k]] if c.x_branch[k] >= 0 else v[c.x_pos[k]] - v[c.x_neg[k]]
+    for k in range(len(c.e_row)):
+        tape, first, last = c.e_formula[k], c.e_ptr[k], c.e_ptr[k + 1]
+        out = level * formula_value_and_slopes(
+            c.f_op,
+            c.f_a,
+            c.f_b,
+            c.f_c,
+            c.f_constant,
+            c.f_ptr[tape],
+            c.f_ptr[tape + 1],
+            inputs,
+            first,
+            last - first,
+            time,
+            y,
+            bar,
+            slopes,
+        )
+        row = c.e_row[k]
+        if row < 0:
+            _leave(f, c, c.e_pos[k], c.e_neg[k], out)
+            _leave(size, c, c.e_pos[k], 0, abs(out))
+            _leave(size, c, c.e_neg[k], 0, abs(out))
+        else:
+            f[row] -= out
+        for m in range(first, last):
+            for corner in range(4):
+                _add(values, c.x_slot[m, corner], c.x_sign[m, corner] * level * slopes[m])
+
+
+@kernel
+def _nonlinear(c, v, x, d_at, b_at, target, time, level, rate, f, size, values):  # type: ignore[no-untyped-def]
+    """Add nonlinear elements to F and J, linearised at ``d_at`` and ``b_at``.
+
+    ``rate`` [1/s] times the charge of a junction counts as its current; 0 at an operating point.
+    """
     for k in range(len(c.d_pos)):
-        i, g = _diode(d_at[k], c.d_is[k], c.d_slope[k], c.d_gmin[k])
+        i, g = junction(d_at[k], c.d_is[k], c.d_slope[k], c.d_bv[k], c.d_bv_slope[k])
+        if rate > 0.0:
+            q, cap = junction_charge(c, k, d_at[k], i, g)
+            i += rate * q
+            g += rate * cap
+        i += c.d_gmin[k] * d_at[k]
+        g += c.d_gmin[k]
         drop = v[c.d_pos[k]] - v[c.d_neg[k]]
         _leave(f, c, c.d_pos[k], c.d_neg[k], i + g * (drop - d_at[k]))
         slot = c.d_slot[k]
@@ -204,6 +318,7 @@ def _nonlinear(c, v, d_at, b_at, target, f, values):  # type: ignore[no-untyped-
         f[c.b_row[k]] -= out + a * (control - b_at[k])
         _add(values, c.b_slot[k, 0], -a)
         _add(values, c.b_slot[k, 1], a)
+    _behavioural(c, v, x, time, level, f, size, values)
     _softmax_loads(c, v, target, f, values)
 
 
@@ -234,36 +349,43 @@ def _product(c, values, x, f, size):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _iterate(c, plan, x, v, constant, correction, x0, target, shunt, x_ref, limits, max_iterations):  # type: ignore[no-untyped-def]
-    """Newton from x, in place. Returns (status, iterations)."""
+def _iterate(  # type: ignore[no-untyped-def]
+    c, plan, linear, x, v, constant, correction, x0, target, moment, shunt, x_ref, limits, max_iterations
+):
+    """Newton from x, in place, on ``linear x + constant + nonlinear(x) = 0``. Returns (status, iterations).
+
+    ``moment``: (time, level, rate) of `_nonlinear`.
+    """
     n = len(x)
     relative, absolute, voltage = limits
+    time, level, rate = moment
     f = np.empty(n)
     size = np.empty(n)
     dx = np.zeros(n)
     step = np.empty(n)
     work = np.empty(n)
-    values = np.empty(len(c.linear))
+    values = np.empty(len(linear))
     d_at = np.empty(len(c.d_pos))
     b_at = np.empty(len(c.b_row))
     corrected = len(correction) > 0
+    all_linear = len(d_at) == 0 and len(b_at) == 0 and len(target) == 0 and len(c.e_row) == 0
     factors = new_factors(plan)
     _spread(c, x, v)
     _controls(c, v, d_at, b_at)
     settled = False
     for iteration in range(max_iterations + 1):
-        _copy(values, c.linear)
+        _copy(values, linear)
         _copy(f, constant)
         for k in range(n):
             size[k] = abs(constant[k])
-        _product(c, c.linear, x, f, size)
+        _product(c, linear, x, f, size)
         if corrected:
             for k in range(n):
                 step[k] = x[k] - x0[k]
             _product(c, correction, step, f, size)
             for k in range(len(values)):
                 values[k] += correction[k]
-        _nonlinear(c, v, d_at, b_at, target, f, values)
+        _nonlinear(c, v, x, d_at, b_at, target, time, level, rate, f, size, values)
         if shunt > 0.0:
             for k in range(n):
                 if c.is_node[k]:
@@ -292,28 +414,31 @@ def _iterate(c, plan, x, v, constant, correction, x0, target, shunt, x_ref, limi
             solve(found[-2], found[-1], f, dx, work)
         else:
             solve(plan, factors, f, dx, work)
+        # Behavioural sources are not limited: smaller steps end the cycles that sharp ones lead into.
+        damping = 1.0
+        if len(c.e_row) > 0 and iteration >= 20:
+            damping = 0.5 if iteration < 60 else 0.2
         largest = 0.0
         for k in range(n):
-            x[k] -= dx[k]
+            x[k] -= damping * dx[k]
             if c.is_node[k]:
                 largest = max(largest, abs(dx[k]))
         _spread(c, x, v)
         limited = False
         for k in range(len(d_at)):
             new = v[c.d_pos[k]] - v[c.d_neg[k]]
-            d_at[k] = _limited_junction(new, d_at[k], c.d_is[k], c.d_slope[k])
+            d_at[k] = _limited_junction(new, d_at[k], c.d_is[k], c.d_slope[k], c.d_bv[k], c.d_bv_slope[k])
             limited = limited or d_at[k] != new
         for k in range(len(b_at)):
             new = v[c.b_cpos[k]] - v[c.b_cneg[k]]
             b_at[k] = _limited_control(new, b_at[k], c.b_gain[k], c.b_sat[k], c.b_off[k])
             limited = limited or b_at[k] != new
-        linear = len(d_at) == 0 and len(b_at) == 0 and len(target) == 0
-        settled = not limited and (largest <= voltage + 1e-12 * scale_v or linear)
+        settled = not limited and (largest <= voltage + 1e-12 * scale_v or all_linear)
     return UNFINISHED, max_iterations
 
 
 @kernel
-def _solve_sample(c, plan, x, v, constant, correction, x0, target, limits, max_iterations):  # type: ignore[no-untyped-def]
+def _solve_sample(c, plan, x, v, constant, correction, x0, target, time, limits, max_iterations):  # type: ignore[no-untyped-def]
     """Plain Newton, then gmin stepping, then source stepping. Returns (status, iterations)."""
     plain, gmin_stepping, source_stepping = 0, 1, 2
     start = x.copy()
@@ -328,7 +453,10 @@ def _solve_sample(c, plan, x, v, constant, correction, x0, target, limits, max_i
     status = UNFINISHED
     while total < 10 * max_iterations:
         most = min(max_iterations, 60) if stage == plain else max_iterations
-        status, used = _iterate(c, plan, x, v, scaled, correction, x0, target, shunt, start, limits, most)
+        moment = (time, level, 0.0)
+        status, used = _iterate(
+            c, plan, c.linear, x, v, scaled, correction, x0, target, moment, shunt, start, limits, most
+        )
         total += used + 1
         found = status == CONVERGED
         if found and shunt == 0.0 and level == 1.0:
@@ -371,19 +499,21 @@ def _solve_sample(c, plan, x, v, constant, correction, x0, target, limits, max_i
 
 
 @kernel
-def small_signal_values(c, v, target):  # type: ignore[no-untyped-def]
-    """Values of J at node voltages v."""
+def small_signal_values(c, v, x, target):  # type: ignore[no-untyped-def]
+    """Values of J at node voltages v, unknowns x."""
     values = c.linear.copy()
-    f = np.empty(len(c.is_node))
+    f, size = np.empty(len(c.is_node)), np.empty(len(c.is_node))
     d_at = np.empty(len(c.d_pos))
     b_at = np.empty(len(c.b_row))
     _controls(c, v, d_at, b_at)
-    _nonlinear(c, v, d_at, b_at, target, f, values)
+    _nonlinear(c, v, x, d_at, b_at, target, 0.0, 1.0, 0.0, f, size, values)
     return values
 
 
 @kernel
-def newton_batch(c, plan, x, v, constant, x0, v0, target, limits, max_iterations, status, iterations):  # type: ignore[no-untyped-def]
+def newton_batch(  # type: ignore[no-untyped-def]
+    c, plan, x, v, constant, x0, v0, target, time, limits, max_iterations, status, iterations
+):
     """Solve B samples in place: x (B, n), v (B, N) with fixed nodes filled in, status and iterations (B,).
 
     ``x0``, ``v0``: anchors (B, n), (B, N) of the corrected phase, or (B, 0). ``target`` (B, sum K):
@@ -392,23 +522,23 @@ def newton_batch(c, plan, x, v, constant, x0, v0, target, limits, max_iterations
     for b in range(len(x)):
         correction = np.empty(0)
         if x0.shape[1] > 0:
-            j0 = small_signal_values(c, v0[b], target[b])
+            j0 = small_signal_values(c, v0[b], x0[b], target[b])
             correction = np.empty(len(j0))
             for k in range(len(j0)):
                 correction[k] = j0[c.transpose[k]] - j0[k]
         status[b], iterations[b] = _solve_sample(
-            c, plan, x[b], v[b], constant[b], correction, x0[b], target[b], limits, max_iterations
+            c, plan, x[b], v[b], constant[b], correction, x0[b], target[b], time, limits, max_iterations
         )
 
 
 @kernel
-def adjoint_batch(c, plan, v, target, load, s, status):  # type: ignore[no-untyped-def]
-    """Solve ``J^T s = -load`` at node voltages v (B, N) for loads (B, n) into s (B, n), status (B,)."""
+def adjoint_batch(c, plan, v, x, target, load, s, status):  # type: ignore[no-untyped-def]
+    """Solve ``J^T s = -load`` at voltages v (B, N), unknowns x (B, n), for loads (B, n) into s (B, n)."""
     n = load.shape[1]
     factors = new_factors(plan)
     work = np.empty(n)
     for b in range(len(load)):
-        values = small_signal_values(c, v[b], target[b])
+        values = small_signal_values(c, v[b], x[b], target[b])
         status[b] = CONVERGED
         if refactor(plan, values, factors, work) == OK:
             solve_transposed(plan, factors, load[b], s[b], work)

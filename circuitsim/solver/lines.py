@@ -1,0 +1,200 @@
+"""Inside one crossbar with line resistance: drops along its lines, and the currents that they mean.
+
+`CrossbarLines` finds the drops for given port voltages, or for sources behind conductances;
+`line_currents` evaluates KCL at every point from drops alone and knows nothing of how they were found.
+R word lines, in the order of ``Crossbar.lines``, cross N bit lines; B samples.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from circuitsim.netlist import Crossbar
+from circuitsim.netlist.tables import FloatArray, IntArray
+from circuitsim.solver.kernels.wired import factor_lines, solve_interiors
+from circuitsim.solver.threads import share_batch
+
+__all__ = ["CrossbarLines", "Interior", "LineCurrents", "line_currents"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Interior:
+    """State of one wired crossbar for B samples.
+
+    Drops instead of voltages, because they keep their digits where wires are good.
+    """
+
+    word: FloatArray
+    """(B, R) V, ports of word lines."""
+    bit: FloatArray
+    """(B, N) V, ports of bit lines."""
+    word_drop: FloatArray
+    """(B, R, N) V, from the port of a word line to its points."""
+    bit_drop: FloatArray
+    """(B, R, N) V, from the points of a bit line to its port."""
+    iterations: IntArray
+    """(B,) of conjugate gradients."""
+    status: NDArray[np.int8]
+    """(B,) as in `STATUS`."""
+
+    @property
+    def word_points(self) -> FloatArray:
+        """(B, R, N) V"""
+        return self.word[:, :, None] - self.word_drop
+
+    @property
+    def bit_points(self) -> FloatArray:
+        """(B, R, N) V"""
+        return self.bit[:, None, :] + self.bit_drop
+
+
+class CrossbarLines:
+    """The lines of one wired crossbar with given conductances, ready to be solved.
+
+    Args:
+        crossbar: with ``r_wire`` > 0.
+        conductance: (R, N) S, from ``Crossbar.cells``.
+        word_drive: (R,) S, from the source to the port of each word line: inf where the port is the source
+            itself, 0 where nothing drives it. Held everywhere by default.
+        bit_drive: (N,) S, likewise.
+    """
+
+    def __init__(
+        self,
+        crossbar: Crossbar,
+        conductance: FloatArray,
+        *,
+        word_drive: FloatArray | None = None,
+        bit_drive: FloatArray | None = None,
+    ) -> None:
+        size, n = conductance.shape
+        self.shape = conductance.shape
+        self._flip = _flip(crossbar)
+        self._word_drive = self._drive(word_drive, size, crossbar.r_wire)[:: self._flip[0]].copy()
+        self._bit_drive = self._drive(bit_drive, n, crossbar.r_wire)[:: self._flip[1]].copy()
+        rows = -(-size // 4) * 4
+        self._a = np.zeros((rows, n))
+        self._a[:size] = (crossbar.r_wire * conductance)[:: self._flip[0], :: self._flip[1]]
+        word_pivot, word_leak = np.ones((rows, n)), np.empty(rows)
+        bit_pivot, bit_head = np.empty((size, n)), _in_series(self._bit_drive)
+        factor_lines(self._a, word_pivot, word_leak, bit_pivot, bit_head)
+        word_head = np.ones(rows)
+        word_head[:size] = _in_series(self._word_drive)
+        with np.errstate(divide="ignore"):
+            held, driven = 1 / (1 + word_leak), 1 / (word_head + word_leak)
+        self._pivots = (word_pivot, held, driven, bit_pivot, bit_head)
+
+    @staticmethod
+    def _drive(conductance: FloatArray | None, size: int, r_wire: float) -> FloatArray:
+        return np.full(size, np.inf) if conductance is None else r_wire * conductance
+
+    def solve(
+        self,
+        word_source: FloatArray,
+        bit_source: FloatArray,
+        *,
+        relative_tolerance: float = 1e-12,
+        max_iterations: int = 10_000,
+    ) -> Interior:
+        """Return the state for source voltages (B, R) and (B, N) V.
+
+        Iterations end when KCL holds at every point, and at every port that is not held, to
+        ``relative_tolerance`` of the largest current.
+        """
+        batch, (size, n) = len(word_source), self.shape
+        rows, columns = self._flip
+        sources = (
+            np.ascontiguousarray(word_source[:, ::rows], dtype=np.float64),
+            np.ascontiguousarray(bit_source[:, ::columns], dtype=np.float64),
+        )
+        word, bit = sources[0].copy(), sources[1].copy()
+        word_drop, bit_drop = np.empty((batch, size, n)), np.zeros((batch, size, n))
+        status, iterations = np.empty(batch, np.int8), np.empty(batch, np.int64)
+
+        def solve_rows(k: slice) -> None:
+            solve_interiors(
+                self._a,
+                self._pivots,
+                self._word_drive,
+                self._bit_drive,
+                sources[0][k],
+                sources[1][k],
+                relative_tolerance,
+                max_iterations,
+                word[k],
+                bit[k],
+                word_drop[k],
+                bit_drop[k],
+                status[k],
+                iterations[k],
+            )
+
+        share_batch(solve_rows, batch, work=20 * size * n)
+        return Interior(
+            word=word[:, ::rows],
+            bit=bit[:, ::columns],
+            word_drop=word_drop[:, ::rows, ::columns],
+            bit_drop=bit_drop[:, ::rows, ::columns],
+            iterations=iterations,
+            status=status,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LineCurrents:
+    """What the state of one wired crossbar means for KCL."""
+
+    word: FloatArray
+    """(B, R) A, leaving the port of each word line into it."""
+    bit: FloatArray
+    """(B, N) A, leaving the port of each bit line into it."""
+    residual: FloatArray
+    """(B,) A, the largest sum of currents at a point inside."""
+    largest: FloatArray
+    """(B,) A, the largest current of a device or a segment."""
+    power: FloatArray
+    """(B,) W, dissipated in devices and wires."""
+
+
+def line_currents(crossbar: Crossbar, conductance: FloatArray, state: Interior) -> LineCurrents:
+    """Add up the currents at every point of the lines, element by element.
+
+    ``conductance`` (R, N) S is what ``Crossbar.cells`` returns.
+    """
+    across = state.word[:, :, None] - state.bit[:, None, :] - state.word_drop - state.bit_drop
+    device = conductance * across
+    # Segments towards the port and, on the other side of each point, away from it.
+    rows, columns = _flip(crossbar)
+    u, x = state.word_drop[:, :, ::columns], state.bit_drop[:, ::rows]
+    into_word = np.diff(u, axis=2, prepend=0.0) / crossbar.r_wire
+    from_bit = -np.diff(x, axis=1, append=0.0) / crossbar.r_wire
+    word_point = into_word.copy()
+    word_point[:, :, :-1] -= into_word[:, :, 1:]
+    bit_point = -from_bit
+    bit_point[:, 1:] += from_bit[:, :-1]
+    residual = np.maximum(
+        _largest(word_point - device[:, :, ::columns]), _largest(bit_point + device[:, ::rows])
+    )
+    largest = np.maximum(_largest(device), np.maximum(_largest(into_word), _largest(from_bit)))
+    power = (device * across).sum(axis=(1, 2))
+    power += crossbar.r_wire * ((into_word**2).sum(axis=(1, 2)) + (from_bit**2).sum(axis=(1, 2)))
+    return LineCurrents(
+        word=into_word[:, :, 0], bit=-from_bit[:, -1], residual=residual, largest=largest, power=power
+    )
+
+
+def _flip(crossbar: Crossbar) -> tuple[int, int]:
+    """Return the steps that put the sensed end last along the rows and the driven end first along columns."""
+    return (1 if crossbar.sense_end == "last" else -1), (1 if crossbar.drive_end == "first" else -1)
+
+
+def _in_series(drive: FloatArray) -> FloatArray:
+    """Return the conductance of one segment (1) in series with a drive."""
+    return 1 / (1 + 1 / np.where(drive > 0, drive, 1)) * (drive > 0)
+
+
+def _largest(current: FloatArray) -> FloatArray:
+    return np.abs(current).max(axis=(1, 2), initial=0.0)
