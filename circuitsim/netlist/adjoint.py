@@ -22,6 +22,7 @@ transposed one, whose gains and drive are those of the first at its operating po
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -351,7 +352,7 @@ class _Writer:
         self.builder.node(name)
         return name
 
-    def in_series(self, label: str, start: str, kind: str, *control: str, **values: float) -> str:
+    def in_series(self, label: str, start: str, kind: str, *control: str, **values: Any) -> str:
         """Add an element from ``start`` to a new node and return that node."""
         end = self.internal(f"{label}.end")
         self.builder.add(kind, label, start, end, *control, control=None, **values)

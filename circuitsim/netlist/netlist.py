@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from circuitsim.errors import NetlistError
+from circuitsim.netlist.behavioural import BehaviouralGroup, behavioural_groups
 from circuitsim.netlist.blocks import AmplifierBank, Crossbar, CurrentSense, SoftmaxLoad
 from circuitsim.netlist.tables import (
     ELEMENT_TABLES,
@@ -139,6 +140,13 @@ class Netlist:
             starts[table.kind] = start
             start += len(table)
         return {**starts, "blocks": start}
+
+    @cached_property
+    def behavioural_groups(self) -> tuple[list[BehaviouralGroup], list[BehaviouralGroup]]:
+        """The behavioural currents and voltages, those whose formulas differ in constants alone together."""
+        sources = (self.behavioural_current, self.behavioural_voltage)
+        currents, voltages = (behavioural_groups(table.expression) for table in sources)
+        return currents, voltages
 
     @property
     def blocks(self) -> tuple[Crossbar | AmplifierBank | CurrentSense | SoftmaxLoad, ...]:

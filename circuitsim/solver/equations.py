@@ -2,19 +2,21 @@
 
 No solver iterates with these: they are the referee. ``F(x)`` holds, per node, the current that leaves
 it into the elements [A] and, per voltage-defined branch, its equation [V] (physics.md 1). Blocks are
-evaluated as blocks. B samples, N nodes, M branches.
+evaluated as blocks: a crossbar with line resistance by what its ports draw, and KCL at the points
+inside it is checked apart. B samples, N nodes, M branches.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from circuitsim.netlist import Netlist, Values
-from circuitsim.netlist.expressions import Drop, Formula
+from circuitsim.netlist import Crossbar, Netlist, Values
+from circuitsim.netlist.behavioural import BehaviouralGroup
 from circuitsim.netlist.models import (
     DIODE_CURRENT,
     buffer_gain,
@@ -24,31 +26,10 @@ from circuitsim.netlist.models import (
     softmax,
 )
 from circuitsim.netlist.tables import FloatArray, IntArray
+from circuitsim.solver.lines import Interior, LineCurrents, held_line_currents, line_currents
 from circuitsim.solver.point import Drive
 
 __all__ = ["Equations", "accumulate", "drive_residual"]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Behavioural:
-    """R behavioural sources of one formula of n inputs. ``branch`` (R,) is None for current sources.
-
-    ``ends`` (n, 2, R): the nodes of input m where ``is_drop[m]``, or else the sensed branch.
-    """
-
-    formula: Formula
-    pos: IntArray
-    neg: IntArray
-    branch: IntArray | None
-    is_drop: tuple[bool, ...]
-    ends: IntArray
-
-    def inputs(self, v: FloatArray, i: FloatArray) -> FloatArray:
-        """Return the formula's inputs (B, R, n) at node voltages (B, N) and branch currents (B, M)."""
-        x = np.empty((len(v), len(self.pos), len(self.is_drop)))
-        for m, (is_drop, (pos, neg)) in enumerate(zip(self.is_drop, self.ends, strict=True)):
-            x[:, :, m] = v[:, pos] - v[:, neg] if is_drop else i[:, pos]
-        return x
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -57,6 +38,11 @@ class Equations:
 
     netlist: Netlist
     values: Values
+    interiors: Mapping[str, Interior] = field(default_factory=dict)
+    """What is known of wired crossbars, by name: used at the port voltages that it belongs to."""
+    _currents: dict[str, tuple[FloatArray, FloatArray, LineCurrents]] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
     @cached_property
     def _starts(self) -> dict[str, int]:
@@ -86,7 +72,8 @@ class Equations:
         """Largest conductance of a resistance [S]: what a rounded voltage makes of KCL."""
         devices = [g for pair in self.values.crossbars.values() for g in pair if g is not None]
         sizes = [self.values.tables["resistor"]["conductance"], *devices]
-        return max((float(g.max()) for g in sizes if g.size), default=0.0)
+        wires = [1 / crossbar.r_wire for crossbar in self.netlist.crossbars if crossbar.wired]
+        return max((*(float(g.max()) for g in sizes if g.size), *wires), default=0.0)
 
     def residual(
         self, v: FloatArray, i: FloatArray, source_voltage: FloatArray, time: float = 0.0
@@ -116,13 +103,14 @@ class Equations:
             p = t["buffer"]
             k = self._rows("buffer", len(b))
             branch[:, k] -= buffer_voltage(_drop(v, b.control_pos, b.control_neg), **p)
-        for group in self._behavioural:
+        currents, voltages = n.behavioural_groups
+        for group in currents:
+            out, sources = group.formula.value(group.inputs(v, i), time), n.behavioural_current
+            largest = np.maximum(largest, np.abs(out).max(axis=1))
+            _leave(node, sources.pos[group.rows], sources.neg[group.rows], out)
+        for group in voltages:
             out = group.formula.value(group.inputs(v, i), time)
-            if group.branch is None:
-                largest = np.maximum(largest, np.abs(out).max(axis=1))
-                _leave(node, group.pos, group.neg, out)
-            else:
-                branch[:, group.branch] -= out
+            branch[:, self._starts["behavioural_voltage"] + group.rows] -= out
         for bank in n.banks:
             values = self.values.banks[bank.name]
             out = buffer_voltage(v[:, bank.control], values["gain"], values["saturation"], values["offset"])
@@ -174,38 +162,6 @@ class Equations:
         node[:, 0] = 0.0
         return node, branch
 
-    @cached_property
-    def _behavioural(self) -> list[_Behavioural]:
-        """Behavioural sources, those of one formula together."""
-        n, found = self.netlist, []
-        for table, first in (
-            (n.behavioural_current, None),
-            (n.behavioural_voltage, self._starts["behavioural_voltage"]),
-        ):
-            alike: dict[tuple[Formula, tuple[bool, ...]], list[int]] = {}
-            for row, expression in enumerate(table.expression):
-                kinds = tuple(isinstance(entry, Drop) for entry in expression.inputs)
-                alike.setdefault((expression.formula, kinds), []).append(row)
-            for (formula, kinds), rows in alike.items():
-                ends = np.zeros((len(kinds), 2, len(rows)), dtype=np.int64)
-                for place, row in enumerate(rows):
-                    for m, entry in enumerate(table.expression[row].inputs):
-                        ends[m, :, place] = (
-                            (entry.pos, entry.neg) if isinstance(entry, Drop) else (entry.source, 0)
-                        )
-                where = np.array(rows, dtype=np.int64)
-                found.append(
-                    _Behavioural(
-                        formula=formula,
-                        pos=table.pos[where],
-                        neg=table.neg[where],
-                        branch=None if first is None else first + where,
-                        is_drop=kinds,
-                        ends=ends,
-                    )
-                )
-        return found
-
     def _behavioural_product(
         self,
         node: FloatArray,
@@ -217,22 +173,31 @@ class Equations:
     ) -> None:
         """Add what behavioural sources contribute to ``J dx`` or ``J^T dx``; J is taken at (v, i, time)."""
         v0, i0, time = at
-        for group in self._behavioural:
-            _, slopes = group.formula.gradient(group.inputs(v0, i0), time)
-            if not transpose:
-                change = (slopes * group.inputs(dv, di)).sum(axis=2)
-                if group.branch is None:
-                    _leave(node, group.pos, group.neg, change)
-                else:
-                    branch[:, group.branch] -= change
-                continue
-            out = _drop(dv, group.pos, group.neg) if group.branch is None else -di[:, group.branch]
+        sources = self.netlist.behavioural_current
+        currents, voltages = self.netlist.behavioural_groups
+
+        def transposed(group: BehaviouralGroup, slopes: FloatArray, out: FloatArray) -> None:
             for m, is_drop in enumerate(group.is_drop):
-                share, (pos, neg) = slopes[:, :, m] * out, group.ends[m]
+                share, (first, second) = slopes[:, :, m] * out, group.ends[m]
                 if is_drop:
-                    _leave(node, pos, neg, share)
+                    _leave(node, first, second, share)
                 else:
-                    accumulate(branch, pos, share)
+                    accumulate(branch, first, share)
+
+        for group in currents:
+            _, slopes = group.formula.gradient(group.inputs(v0, i0), time)
+            pos, neg = sources.pos[group.rows], sources.neg[group.rows]
+            if transpose:
+                transposed(group, slopes, _drop(dv, pos, neg))
+            else:
+                _leave(node, pos, neg, (slopes * group.inputs(dv, di)).sum(axis=2))
+        for group in voltages:
+            _, slopes = group.formula.gradient(group.inputs(v0, i0), time)
+            k = self._starts["behavioural_voltage"] + group.rows
+            if transpose:
+                transposed(group, slopes, -di[:, k])
+            else:
+                branch[:, k] -= (slopes * group.inputs(dv, di)).sum(axis=2)
 
     def power(self, v: FloatArray) -> FloatArray:
         """Return the power dissipated in resistances and diodes (B,) W."""
@@ -245,6 +210,9 @@ class Equations:
             drop = _drop(v, d.pos, d.neg)
             total += (drop * diode_current(drop, **self._diode)).sum(axis=1)
         for crossbar in n.crossbars:
+            if crossbar.wired:
+                total += self._line_currents(crossbar, v).power
+                continue
             bit = v[:, crossbar.bit]
             for words, g in n.device_conductances(crossbar, self.values):
                 w = v[:, words]
@@ -268,6 +236,29 @@ class Equations:
             ends += [bank.out_pos] + ([] if bank.out_neg is None else [bank.out_neg])
         ends += [sense.bit for sense in n.senses]
         return -node[:, np.concatenate(ends)]
+
+    def interior_residual(self, v: FloatArray) -> FloatArray:
+        """Return the largest KCL residual (B,) A at the points of wired lines."""
+        residual = np.zeros(len(v))
+        for crossbar in self.netlist.crossbars:
+            if crossbar.wired:
+                residual = np.maximum(residual, self._line_currents(crossbar, v).residual)
+        return residual
+
+    def _line_currents(self, crossbar: Crossbar, v: FloatArray) -> LineCurrents:
+        """Return the currents of a wired crossbar, its interior being known or solved for port voltages."""
+        word, bit = v[:, crossbar.lines], v[:, crossbar.bit]
+        last = self._currents.get(crossbar.name)
+        if last is not None and np.array_equal(last[0], word) and np.array_equal(last[1], bit):
+            return last[2]
+        conductance = crossbar.cells(*self.values.crossbars[crossbar.name])
+        known = self.interiors.get(crossbar.name)
+        if known is not None and np.array_equal(known.word, word) and np.array_equal(known.bit, bit):
+            found = line_currents(crossbar, conductance, known)
+        else:
+            found = held_line_currents(crossbar, conductance, word, bit)
+        self._currents[crossbar.name] = word, bit, found
+        return found
 
     def _rows(self, kind: str, length: int) -> slice:
         return slice(self._starts[kind], self._starts[kind] + length)
@@ -293,6 +284,12 @@ class Equations:
             largest = np.maximum(largest, np.abs(current).max(axis=1))
             _leave(node, d.pos, d.neg, current)
         for crossbar in n.crossbars:
+            if crossbar.wired:
+                lines = self._line_currents(crossbar, v)
+                accumulate(node, crossbar.lines, lines.word)
+                accumulate(node, crossbar.bit, lines.bit)
+                largest = np.maximum(largest, lines.largest)
+                continue
             bit = v[:, crossbar.bit]
             for words, g in n.device_conductances(crossbar, self.values):
                 w = v[:, words]
