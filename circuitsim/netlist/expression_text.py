@@ -5,6 +5,8 @@ Precedence, from tight to loose, all from left to right: ``^ **``; unary ``+ - !
 0.5 and ``2^3^2`` is 64, as in a B source of ngspice 39 (measured). A ``.param`` of ngspice differs in four
 places, and so do parameters here: a minus after an operator is tightest (``2*-3^2`` is 18), ``pow`` keeps the
 sign (``pow(-2,3)`` is -8) where ``pwr`` drops it, ``%`` is a remainder, and overflow is an error.
+
+Braces are brackets. ngspice 39 takes inner ones away instead, so that its ``2*{1+1}`` is 3.
 """
 
 from __future__ import annotations
@@ -119,6 +121,10 @@ class _Pending:
     start: int = 0
     """Operands there were when a call began."""
 
+    @property
+    def bracket(self) -> str:
+        return "(" if self.kind == "call" else self.token.text
+
 
 def read_formula(
     text: str,
@@ -213,9 +219,7 @@ class _Run:
             raise self.problem("ends where a value should stand" if self.tokens else "is empty")
         self.reduce(_TERNARY)
         if self.pending:
-            left = self.pending[-1]
-            missing = f"a {_CLOSING['(' if left.kind == 'call' else left.token.text]!r}"
-            raise self.problem(f"lacks {missing if left.kind != 'then' else 'the colon'} for", left.token)
+            raise self.unfinished(self.pending[-1])
         return self.operands.pop()
 
     def operand(self, k: int) -> tuple[int, bool]:
@@ -302,8 +306,8 @@ class _Run:
             raise self.problem("has no opening bracket for", token)
         opened = self.pending[-1]
         if opened.kind == "then":
-            raise self.problem("lacks the colon for", opened.token)
-        if token.text != _CLOSING["(" if opened.kind == "call" else opened.token.text]:
+            raise self.unfinished(opened)
+        if token.text != _CLOSING[opened.bracket]:
             raise self.problem("does not close what was opened last with", token)
         self.pending.pop()
         if opened.kind == "call":
@@ -316,6 +320,9 @@ class _Run:
             return parse_quantity(token.text)
         except SpecError as error:
             raise self.problem(f"has a number that {error.rule}:", token, error.remedy) from None
+        except ValueError:
+            # An exponent of thousands of digits.
+            raise self.problem("has a number that must be finite:", token) from None
 
     def probed(self, token: _Token) -> int:
         letter = token.text[0].lower()
@@ -418,6 +425,10 @@ class _Run:
             return function.build(self.tape, *arguments)
         except ValueError as error:
             raise self.problem(f"{error} in", token) from None
+
+    def unfinished(self, opened: _Pending) -> NetlistError:
+        missing = "':'" if opened.kind == "then" else repr(_CLOSING[opened.bracket])
+        return self.problem(f"lacks a {missing} for", opened.token)
 
     def problem(self, rule: str, token: _Token | None = None, remedy: str | None = None) -> NetlistError:
         if token is not None:

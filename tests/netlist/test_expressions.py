@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import re
-import time as clock
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
+from numpy.typing import ArrayLike
 from random_expressions import (
     ALL,
     NODES,
@@ -343,8 +344,8 @@ REFUSED = {
     "{1": "lacks a '}' for '{' at character 1 (got '{1')",
     "1)": "has no opening bracket for ')' at character 2 (got '1)')",
     "(1}": "does not close what was opened last with '}' at character 3 (got '(1}')",
-    "1?2": "lacks the colon for '?' at character 2 (got '1?2')",
-    "(1?2)": "lacks the colon for '?' at character 3 (got '(1?2)')",
+    "1?2": "lacks a ':' for '?' at character 2 (got '1?2')",
+    "(1?2)": "lacks a ':' for '?' at character 3 (got '(1?2)')",
     "1:2": "has a colon without a question mark ':' at character 2 (got '1:2')",
     "1,2": "has a comma outside a function ',' at character 2 (got '1,2')",
     "v(a)=1": "has '=' at character 5, which no expression holds (got 'v(a)=1')",
@@ -365,6 +366,7 @@ REFUSED = {
     "pwl(v(a),1,0,2,3,4)": "needs an x and a y for every point in 'pwl' at character 1",
     "v(a)*sqrt(0-1)": "has a part without a finite value, sqrt(-1.0) (got 'v(a)*sqrt(0-1)')",
     "1e999": None,
+    "1e" + "9" * 5000: None,
     "1e300*1e300*v(a)": "has a part without a finite value, 1e+300 * 1e+300 (got",
 }
 
@@ -405,7 +407,7 @@ def test_unknown_functions_are_told_what_is_known() -> None:
         ("-" * 50_000 + "1", "nested deeper"),
         ("abs(" * 50_000, "nested deeper"),
         ("1?" * 50_000, "nested deeper"),
-        ("1?2:" * 50_000 + "1", "nested deeper"),
+        ("1?2:" * 40_000 + "1", "nested deeper"),
         ("2^-" * 50_000 + "1", "nested deeper"),
         ("1+" * 150_000 + "1", "longer than"),
         ("+".join(f"sin({k}*v(a))" for k in range(9000)), "operations"),
@@ -413,10 +415,10 @@ def test_unknown_functions_are_told_what_is_known() -> None:
     ],
 )
 def test_bounds(text: str, rule: str) -> None:
-    start = clock.perf_counter()
+    start = time.process_time()
     with pytest.raises(NetlistError, match=rule):
         parse(text)
-    assert clock.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_functions_that_call_themselves_or_explode_are_refused() -> None:
@@ -424,15 +426,15 @@ def test_functions_that_call_themselves_or_explode_are_refused() -> None:
         parse("f(1)", functions={"f": UserFunction(("x",), "f(x)")})
     with pytest.raises(NetlistError, match="must not call itself"):
         parse("f(1)", functions={"f": UserFunction(("x",), "g(f(x))"), "g": UserFunction(("x",), "x")})
-    doubling = {f"f{k}": UserFunction(("x",), f"f{k + 1}(x) - 2*f{k + 1}(x+1)") for k in range(30)}
-    doubling["f30"] = UserFunction(("x",), "x")
+    doubling = {f"f{k}": UserFunction(("x",), f"f{k + 1}(x) - 2*f{k + 1}(x+1)") for k in range(16)}
+    doubling["f16"] = UserFunction(("x",), "x")
     with pytest.raises(NetlistError, match="steps to read"):
         parse("f0(v(a))", functions=doubling)
     # A short tape whose text would not fit into the machine.
-    squares = {f"f{k}": UserFunction(("x",), f"f{k + 1}(x*x)") for k in range(30)}
-    squares["f30"] = UserFunction(("x",), "x")
+    squares = {f"f{k}": UserFunction(("x",), f"f{k + 1}(x*x)") for k in range(16)}
+    squares["f16"] = UserFunction(("x",), "x")
     expression = parse("f0(v(a))", functions=squares)
-    assert len(expression.formula) == 31
+    assert len(expression.formula) == 17
     with pytest.raises(NetlistError, match="when written out"):
         expression.text(NODES, SOURCES)
 
@@ -542,7 +544,8 @@ def test_a_tape_means_what_its_tree_means(tree: Any, numbers: list[float]) -> No
     keys = [Drop(p, q) for p in range(4) for q in range(4) if p != q] + [Current(0), Current(1)]
     at = dict(zip(keys, numbers, strict=False))
     found = expression.formula.value([at[key] for key in expression.inputs], numbers[-1])
-    np.testing.assert_equal(float(found), direct_value(tree, at, numbers[-1]))
+    # A tape has one zero.
+    np.testing.assert_equal(float(found) + 0.0, direct_value(tree, at, numbers[-1]) + 0.0)
 
 
 @given(
@@ -589,7 +592,9 @@ def test_the_slope_of_every_operation(operation: Operation) -> None:
     assert fine < 1e-13 or 3.5 < coarse / fine < 4.5
 
 
-@given(trees(SMOOTH, leaves=8), st.lists(st.floats(-1, 1), min_size=6, max_size=6))
+@given(
+    trees(SMOOTH, constants=st.floats(-2, 2), leaves=8), st.lists(st.floats(-1, 1), min_size=6, max_size=6)
+)
 def test_slopes_of_smooth_expressions(tree: Any, numbers: list[float]) -> None:
     try:
         formula = expression_of(tree).formula
@@ -624,7 +629,7 @@ def test_slopes_at_kinks_and_ends() -> None:
     assert slope("floor(v(a))", 1.0) == 0
     assert slope("v(a) > 0 ? v(a)*3 : sqrt(-v(a))", 2.0) == 3
     assert slope("exp(v(a))", 300.0) == 1e99
-    assert slope("1/(1+exp(v(a)))", 300.0) == 0
+    assert slope("1/(1+exp(v(a)))", 300.0) == pytest.approx(-1e-99)
     assert slope("v(a) > 0 ? 1/v(a) : 0", 0.0) == 0
     assert slope("max(v(a),0)*uramp(v(a))", 2.0) == 4
     assert slope("min(v(a),1)", 1.0) == 1
@@ -634,16 +639,18 @@ def test_slopes_at_kinks_and_ends() -> None:
 
 # ngspice.
 
+_OTHER_DIALECTS = re.compile(
+    r"~|<>|&(?!&)|table|limit|\bint\(|sign\(|stp|if\(|atan2|min\(3|max\(3|pow\(0|\"|3---2|1 & 0"
+)
+"""What ngspice 39 does not have, or has and means otherwise: compared as it is written back only."""
 COMPARED = [
-    *(
-        text
-        for text in (*PRECEDENCE, *ODD)
-        # What ngspice 39 does not have or does otherwise.
-        if not re.search(
-            r"~|<>|&(?!&)|table|limit|int\(-1|sign\(|stp|if\(|atan2|min\(3|max\(3|pow\(0|\"|3---2", text
-        )
-        and text not in ("1 & 0 | 1", "v(a)-v(a)/1")
-    ),
+    *PRECEDENCE,
+    *(text for text in ODD if text != "pow(0,-1)"),
+    "table(v(a),-1,2,0.5,1,1,4)",
+    "limit(v(a),-0.4,0.4)",
+    "atan2(v(a),v(b))",
+    "int(v(a)*3)",
+    "sign(v(a),v(b))",
     "nint(v(a)*5)",
     "v(a)*v(b) - v(a)/(2+v(b)^2)",
     "-v(a)^2",
@@ -712,7 +719,7 @@ COMPARED = [
     "-abs(-2)^2",
     "min(1,max(2,v(a)))",
     "v(a)*{2}",
-    "{v(a)}*{v(b)+1}",
+    "{v(a)*(v(b)+1)}",
 ]
 
 
@@ -731,6 +738,18 @@ def random_texts(count: int) -> list[str]:
             text += rng.choice(["v(a)", "v(b)", "2", "3", "0.5", "(v(a)+v(b))", "abs(v(b))", "1"])
         found.append(f"{text}?{rng.randint(1, 3)}+v(a):{text}" if rng.random() < 0.3 else text)
     return found
+
+
+def within_range(formula: Formula, x: ArrayLike) -> bool:
+    """Return whether ngspice evaluates a formula and its slopes without an error."""
+    columns = (formula.op, formula.a, formula.b, formula.c, formula.constant)
+    parts = [
+        float(Formula(*(column[: k + 1] for column in columns), formula.n_inputs).value(x))
+        for k in range(len(formula))
+    ]
+    powers = [k for k, op in enumerate(formula.op) if op == Operation.POWER]
+    singular = any(parts[formula.a[k]] == 0 and parts[formula.b[k]] < 1 for k in powers)
+    return bool(np.all(np.isfinite(parts)) and max(map(abs, parts)) < 1e98 and not singular)
 
 
 def at_point(text: str, k: int) -> str:
@@ -758,13 +777,15 @@ def test_expressions_are_worth_what_ngspice_makes_of_them(ngspice: str) -> None:
                 voltage[key.pos] - voltage[key.neg] if isinstance(key, Drop) else current[key.source]
                 for key in expression.inputs
             ]
-            result, start = (float(expression.formula.value(z)) for z in (x, np.zeros(len(x))))
+            result = float(expression.formula.value(x))
             # ngspice gives up where an iterate, the first at 0 V, is out of range.
-            if not (np.isfinite(result) and np.isfinite(start) and max(abs(result), abs(start)) < 1e98):
+            if not (
+                within_range(expression.formula, x) and within_range(expression.formula, np.zeros(len(x)))
+            ):
                 continue
             names = ("0", f"a{k}", f"b{k}")
             written = expression.text(names, (f"va{k}", f"vb{k}"), head_and_rest)
-            for form in (at_point(text, k), written):
+            for form in (written, *([] if _OTHER_DIALECTS.search(text) else [at_point(text, k)])):
                 output = f"n{len(expected)}"
                 expected[output] = (f"{text} at {a}, {b} as {form}", result)
                 lines.append(f"b{output} {output} 0 v={form}")
