@@ -7,7 +7,7 @@ import re
 
 from circuitsim.errors import SpecError
 
-__all__ = ["UNITS", "engineering", "parse_quantity"]
+__all__ = ["UNITS", "engineering", "parse_quantity", "spice_number"]
 
 # SPICE is case-blind: M is milli and MEG is 1e6. YAML 1.1 reads `1e-3` as a string, so strings
 # must be understood even where no suffix is used.
@@ -16,6 +16,9 @@ _EXPONENT |= {"n": -9, "p": -12, "f": -15, "a": -18}
 _MIL = 25.4e-6
 UNITS = ("ohm", "hz", "s", "v", "a", "f", "w", "h")
 _NUMBER = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([a-zA-Zµμ]*)\s*")
+_SPICE_NUMBER = re.compile(r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))(?:[ed]([+-]?[0-9]+))?([a-zµμ\u2126\u03c9°%]*)")
+_SPICE_SCALES = {k: v for k, v in _EXPONENT.items() if len(k) == 1 and k != "a"}
+_MOST_EXPONENT_DIGITS = 4
 _PREFIXES = [
     (10.0 ** (12 - 3 * k), prefix)
     for k, prefix in enumerate(("T", "G", "M", "k", "", "m", "u", "n", "p", "f", "a"))
@@ -60,6 +63,32 @@ def _scaled(number: str, suffix: str, text: str) -> float:
             return float(number) * _MIL
     known = " ".join(name for name in _EXPONENT if name)
     raise SpecError("has an unknown suffix", value=text, remedy=f"Known suffixes: {known} mil.")
+
+
+def spice_number(word: str) -> float | None:
+    """Return a lower-case number as a SPICE deck means it, or None if the word is none.
+
+    ``1k``, ``2meg``, ``10pf``, ``5volts``: letters after the scale are a unit, whatever they are; ``m`` is
+    milli, ``f`` femto. What programs read differently is none: ``1x`` (1e6 or 1) and ``1k5``.
+    """
+    match = _SPICE_NUMBER.fullmatch(word)
+    if match is None:
+        return None
+    digits, exponent, letters = match.groups()
+    if exponent and len(exponent) > _MOST_EXPONENT_DIGITS:
+        return None
+    power, scale = int(exponent or 0), 1.0
+    if letters.startswith("meg"):
+        power += 6
+    elif letters.startswith("mil"):
+        scale = _MIL
+    elif letters.startswith("x"):
+        return None
+    elif letters:
+        power += _SPICE_SCALES.get(letters[0], 0)
+    # Shifting the exponent rounds once: 20u is 2e-05 to the last bit.
+    value = float(f"{digits}e{power}") * scale
+    return value if math.isfinite(value) else None
 
 
 def engineering(value: float, unit: str = "", digits: int = 4) -> str:

@@ -71,6 +71,11 @@ def _transferred_sign(tape: Tape, x: int, y: int) -> int:
     return tape.apply(Operation.MULTIPLY, tape.apply(Operation.SIGN, y), tape.apply(Operation.ABSOLUTE, x))
 
 
+def _compared(operation: Operation) -> BuiltIn:
+    """A comparison with 0."""
+    return BuiltIn(1, 1, lambda tape, x: tape.apply(operation, x, tape.constant(0.0)))
+
+
 def _positive(tape: Tape, x: int) -> int:
     return tape.apply(Operation.GREATER, x, tape.constant(0.0))
 
@@ -164,6 +169,17 @@ BUILT_IN: Mapping[str, BuiltIn] = {
     "int": BuiltIn(1, 1, _whole),
     "sign": BuiltIn(2, 2, _transferred_sign),
     "stp": BuiltIn(1, 1, _positive),
+    **{
+        f"{name}0": _compared(operation)
+        for name, operation in {
+            "eq": Operation.EQUAL,
+            "ne": Operation.UNEQUAL,
+            "gt": Operation.GREATER,
+            "lt": Operation.LESS,
+            "ge": Operation.GREATER_OR_EQUAL,
+            "le": Operation.LESS_OR_EQUAL,
+        }.items()
+    },
     "sqr": BuiltIn(1, 1, _square),
     "atan2": BuiltIn(2, 2, _angle),
     "table": _table(extended=False),

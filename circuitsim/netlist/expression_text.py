@@ -16,10 +16,10 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from circuitsim.errors import NetlistError, SpecError
+from circuitsim.errors import NetlistError
 from circuitsim.netlist.expression_functions import BUILT_IN, PARAMETER_FUNCTIONS, apply_numbers
 from circuitsim.netlist.formulas import RULES, Operation, Tape
-from circuitsim.units import parse_quantity
+from circuitsim.units import spice_number
 
 __all__ = ["LONGEST_TEXT", "PRECEDENCE", "UserFunction", "read_formula"]
 
@@ -316,13 +316,10 @@ class _Run:
             self.operands.append(self.built_in(opened.token, arguments))
 
     def number(self, token: _Token) -> float:
-        try:
-            return parse_quantity(token.text)
-        except SpecError as error:
-            raise self.problem(f"has a number that {error.rule}:", token, error.remedy) from None
-        except ValueError:
-            # An exponent of thousands of digits.
-            raise self.problem("has a number that must be finite:", token) from None
+        value = spice_number(token.text.lower())
+        if value is None:
+            raise self.problem("has no finite number in", token, "Write for example 10k, 2meg, 1u, 1e-3.")
+        return value
 
     def probed(self, token: _Token) -> int:
         letter = token.text[0].lower()

@@ -26,6 +26,7 @@ from circuitsim.errors import NetlistError
 
 __all__ = [
     "LARGEST_EXPONENT",
+    "LARGEST_TANH",
     "LARGEST_VALUE",
     "RULES",
     "SMALLEST_DIVISOR",
@@ -38,6 +39,8 @@ __all__ = [
 LARGEST_EXPONENT = 227.9559242
 """exp rises no further beyond this argument; exp of it is 1e99."""
 LARGEST_VALUE = 1e99
+LARGEST_TANH = 1 - 1e-12
+"""atanh is held beyond it, so that it undoes a tanh that rounds to 1."""
 SMALLEST_DIVISOR = 1e-32
 """Added to the size of every divisor; ngspice's is 1e-20 times its gmin."""
 _MOST_OPERATIONS = 20_000
@@ -205,7 +208,12 @@ RULES = MappingProxyType(
         Operation.ATAN: Rule("atan", 1, np.arctan, lambda x, y: (1 / (1 + x * x),)),
         Operation.ASINH: Rule("asinh", 1, np.arcsinh, lambda x, y: (1 / np.sqrt(x * x + 1),)),
         Operation.ACOSH: Rule("acosh", 1, np.arccosh, lambda x, y: (1 / np.sqrt((x - 1) * (x + 1)),)),
-        Operation.ATANH: Rule("atanh", 1, np.arctanh, lambda x, y: (1 / ((1 - x) * (1 + x)),)),
+        Operation.ATANH: Rule(
+            "atanh",
+            1,
+            lambda x: np.arctanh(np.clip(x, -LARGEST_TANH, LARGEST_TANH)),
+            lambda x, y: (np.where(np.abs(x) > LARGEST_TANH, 0.0, 1 / ((1 - x) * (1 + x))),),
+        ),
     }
 )
 

@@ -11,7 +11,13 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from circuitsim.netlist.formulas import LARGEST_EXPONENT, LARGEST_VALUE, SMALLEST_DIVISOR, Operation
+from circuitsim.netlist.formulas import (
+    LARGEST_EXPONENT,
+    LARGEST_TANH,
+    LARGEST_VALUE,
+    SMALLEST_DIVISOR,
+    Operation,
+)
 
 __all__ = ["formula_value_and_slopes"]
 
@@ -181,7 +187,7 @@ def formula_value_and_slopes(  # type: ignore[no-untyped-def]
         elif code == _ACOSH:
             v = np.arccosh(u)
         elif code == _ATANH:
-            v = np.arctanh(u)
+            v = np.arctanh(min(max(u, -LARGEST_TANH), LARGEST_TANH))
         y[k] = v
 
     for k in range(n_inputs):
@@ -270,7 +276,7 @@ def formula_value_and_slopes(  # type: ignore[no-untyped-def]
         elif code == _ACOSH:
             p = 1.0 / np.sqrt((u - 1.0) * (u + 1.0))
         elif code == _ATANH:
-            p = 1.0 / ((1.0 - u) * (1.0 + u))
+            p = 1.0 / ((1.0 - u) * (1.0 + u)) if abs(u) <= LARGEST_TANH else 0.0
         # 0 times infinite, and what overflows, is no slope.
         part = t * p
         if np.isfinite(part):

@@ -45,6 +45,8 @@ kernel = njit(cache=True, nogil=True, fastmath=False, error_model="numpy")
 
 _LARGEST_EXPONENT = 200.0
 _TOO_LARGE = 1e9
+# Where a step of behavioural sources may lead at most: the logarithm of a node that is still at 0 V is -1e99.
+_FARTHEST = 1e8
 
 
 class Circuit(NamedTuple):
@@ -251,9 +253,13 @@ def _softmax_loads(c, v, target, f, values):  # type: ignore[no-untyped-def]
 
 @kernel
 def _behavioural(c, v, x, time, level, f, size, values):  # type: ignore[no-untyped-def]
-    """Add behavioural sources, ``level`` times their value, to F and J."""
+    """Add behavioural sources, ``level`` times their value, to F and J. Returns whether all had one.
+
+    One without a value, as the logarithm of a voltage that is still negative, counts as 0.
+    """
+    valid = True
     if len(c.e_row) == 0:
-        return
+        return valid
     longest = 0
     for k in range(len(c.f_ptr) - 1):
         longest = max(longest, c.f_ptr[k + 1] - c.f_ptr[k])
@@ -280,6 +286,8 @@ def _behavioural(c, v, x, time, level, f, size, values):  # type: ignore[no-unty
             slopes,
         )
         row = c.e_row[k]
+        if not np.isfinite(out):
+            valid, out = False, 0.0
         if row < 0:
             _leave(f, c, c.e_pos[k], c.e_neg[k], out)
             _leave(size, c, c.e_pos[k], 0, abs(out))
@@ -289,11 +297,12 @@ def _behavioural(c, v, x, time, level, f, size, values):  # type: ignore[no-unty
         for m in range(first, last):
             for corner in range(4):
                 _add(values, c.x_slot[m, corner], c.x_sign[m, corner] * level * slopes[m])
+    return valid
 
 
 @kernel
 def _nonlinear(c, v, x, d_at, b_at, target, time, level, rate, f, size, values):  # type: ignore[no-untyped-def]
-    """Add nonlinear elements to F and J, linearised at ``d_at`` and ``b_at``.
+    """Add nonlinear elements to F and J, linearised at ``d_at`` and ``b_at``; return whether all are valid.
 
     ``rate`` [1/s] times the charge of a junction counts as its current; 0 at an operating point.
     """
@@ -318,8 +327,8 @@ def _nonlinear(c, v, x, d_at, b_at, target, time, level, rate, f, size, values):
         f[c.b_row[k]] -= out + a * (control - b_at[k])
         _add(values, c.b_slot[k, 0], -a)
         _add(values, c.b_slot[k, 1], a)
-    _behavioural(c, v, x, time, level, f, size, values)
     _softmax_loads(c, v, target, f, values)
+    return _behavioural(c, v, x, time, level, f, size, values)
 
 
 @kernel
@@ -385,7 +394,7 @@ def _iterate(  # type: ignore[no-untyped-def]
             _product(c, correction, step, f, size)
             for k in range(len(values)):
                 values[k] += correction[k]
-        _nonlinear(c, v, x, d_at, b_at, target, time, level, rate, f, size, values)
+        valid = _nonlinear(c, v, x, d_at, b_at, target, time, level, rate, f, size, values)
         if shunt > 0.0:
             for k in range(n):
                 if c.is_node[k]:
@@ -403,7 +412,7 @@ def _iterate(  # type: ignore[no-untyped-def]
         if not np.isfinite(worst_i + worst_v) or scale_v > _TOO_LARGE:
             return DIVERGED, iteration
         small = worst_i <= 0.1 * relative * scale_i + absolute and worst_v <= 0.01 * voltage + 1e-13 * scale_v
-        if settled and small:
+        if settled and small and valid:
             return CONVERGED, iteration
         if iteration == max_iterations:
             return UNFINISHED, iteration
@@ -421,6 +430,8 @@ def _iterate(  # type: ignore[no-untyped-def]
         largest = 0.0
         for k in range(n):
             x[k] -= damping * dx[k]
+            if len(c.e_row) > 0:
+                x[k] = min(max(x[k], -_FARTHEST), _FARTHEST)
             if c.is_node[k]:
                 largest = max(largest, abs(dx[k]))
         _spread(c, x, v)
