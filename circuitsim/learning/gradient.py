@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from circuitsim.errors import NetlistError
 from circuitsim.netlist import Netlist
 from circuitsim.netlist.tables import FloatArray
 
@@ -47,6 +48,14 @@ def local_rule(
     """
     gradients: dict[str, tuple[FloatArray, FloatArray | None]] = {}
     for crossbar in netlist.trainable:
+        if crossbar.wired:
+            raise NetlistError(
+                "the gradient of devices behind line resistance is not there yet",
+                object=crossbar.name,
+                field="r_wire",
+                value=crossbar.r_wire,
+                remedy="Set r_wire to 0, or trainable to false.",
+            )
         v_bit, s_bit = v0[:, crossbar.bit], s[:, crossbar.bit]
         halves: list[FloatArray | None] = []
         for words in (crossbar.word_pos, crossbar.word_neg):

@@ -22,13 +22,14 @@ __all__ = ["FORMAT", "netlist_document", "parse_netlist", "read_netlist", "write
 
 FORMAT = "circuitsim-netlist/1"
 
+_WIRES = ("r_wire", "drive_end", "sense_end")
 # Per block type: node columns, value columns, scalars.
 _BLOCKS: dict[str, tuple[type, tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
     "crossbars": (
         Crossbar,
         ("word_pos", "word_neg", "bit"),
         ("g_plus", "g_minus", "mask"),
-        ("g_min", "g_max", "trainable", "driven"),
+        ("g_min", "g_max", "trainable", "driven", *_WIRES),
     ),
     "banks": (
         AmplifierBank,
@@ -68,7 +69,7 @@ def netlist_document(netlist: Netlist) -> dict[str, Any]:
         for block in getattr(netlist, key):
             item: dict[str, Any] = {"name": block.name}
             item |= {n: [name[k] for k in getattr(block, n)] for n in nodes if getattr(block, n) is not None}
-            item |= {s: getattr(block, s) for s in scalars}
+            item |= {s: getattr(block, s) for s in scalars if s not in _WIRES or block.wired}
             item |= {a: getattr(block, a).tolist() for a in arrays if getattr(block, a) is not None}
             blocks.append(item)
         if blocks:
@@ -213,7 +214,9 @@ def _expression(text: str, builder: NetlistBuilder) -> Expression:
     )
 
 
-def _scalar(name: str, value: Any) -> float | bool:
+def _scalar(name: str, value: Any) -> float | bool | str:
+    if name in ("drive_end", "sense_end"):
+        return str(value)
     if name not in ("trainable", "driven"):
         return float(value)
     if not isinstance(value, bool):

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from circuitsim.netlist.blocks import Crossbar
 from circuitsim.netlist.netlist import GROUND, Netlist, Values
 from circuitsim.netlist.tables import FloatArray, IntArray, Table
 
@@ -46,8 +47,10 @@ class Flat:
     """A flattened netlist, and the way from the block netlist's values and branches to its own.
 
     ``netlist`` has the block netlist's nodes first, then internal ones, each at the voltage of node
-    ``internal_copy[k]``. ``branch[k]`` is the flat branch that carries branch k of the block netlist;
-    source ``sense_row[k]`` carries the current of block branch ``sense_branch[k]``, negated.
+    ``internal_copy[k]``, then the ``points`` of wired lines: crossbar by crossbar those of its word
+    lines, (R, N), then those of its bit lines, (R, N). ``branch[k]`` is the flat branch that carries
+    branch k of the block netlist; source ``sense_row[k]`` carries the current of block branch
+    ``sense_branch[k]``, negated.
     """
 
     netlist: Netlist
@@ -56,10 +59,19 @@ class Flat:
     internal_copy: IntArray
     sense_row: IntArray
     sense_branch: IntArray
+    points: int = 0
 
-    def lift(self, voltage: FloatArray, current: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return flat node voltages and branch currents for those of the block netlist (B, N), (B, M)."""
-        v = np.concatenate([voltage, voltage[:, self.internal_copy]], axis=1)
+    def lift(
+        self, voltage: FloatArray, current: FloatArray, points: FloatArray | None = None
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return flat node voltages and branch currents for those of the block netlist (B, N), (B, M).
+
+        What the points of wired lines are at (B, ``self.points``) V follows from the nodes and from the
+        values, and a solver knows it; without it they are returned at 0 V.
+        """
+        if points is None:
+            points = np.zeros((len(voltage), self.points))
+        v = np.concatenate([voltage, voltage[:, self.internal_copy], points], axis=1)
         i = np.zeros((len(current), len(self.netlist.branch_names)))
         i[:, self.branch] = current
         i[:, self.sense_row] = -current[:, self.sense_branch]
@@ -74,6 +86,9 @@ class Flat:
             for g in (g_plus, g_minus):
                 if g is not None:
                     conductance.append(g.reshape(-1) if crossbar.mask is None else g[crossbar.mask])
+            if crossbar.wired:
+                segments = 2 * len(crossbar.lines) * len(crossbar.bit)
+                conductance.append(np.full(segments, 1 / crossbar.r_wire))
         tables["resistor"]["conductance"] = np.concatenate(conductance)
         columns: dict[str, list[FloatArray]] = {name: [tables["buffer"][name]] for name in tables["buffer"]}
         feedback = [tables["cccs"]["gain"]]
@@ -100,7 +115,9 @@ class Flat:
 def flatten(netlist: Netlist) -> Flat:
     """Write every crossbar, amplifier bank and virtual ground as rows of the element tables.
 
-    A two-way bank senses the current of each output with a 0 V source behind an internal node.
+    A two-way bank senses the current of each output with a 0 V source behind an internal node. Lines
+    with resistance get a node at every point and a resistor for every segment: those of crossbar x are
+    called x.w.j.i and x.b.j.i, x.word.j.i and x.bit.j.i, or x.w.p.j.i and so on for differential pairs.
     Node numbers, voltage source rows and ports of ``netlist`` stay valid.
     """
     names = list(netlist.node_names)
@@ -109,15 +126,34 @@ def flatten(netlist: Netlist) -> Flat:
     buffers = _Rows(netlist.buffer)
     sources = _Rows(netlist.vsource)
     feedback = _Rows(netlist.cccs)
+    internals = sum(
+        len(bank.control) * (1 if bank.out_neg is None else 2) for bank in netlist.banks if not bank.one_way
+    )
+    first_point = len(names) + internals
+    points: list[str] = []
     for crossbar in netlist.crossbars:
         m, n = crossbar.shape
         if crossbar.mask is None:
             j, i = np.divmod(np.arange(m * n), n)
         else:
             j, i = np.nonzero(crossbar.mask)
-        for half, words in (("p", crossbar.word_pos), ("n", crossbar.word_neg)):
-            if words is not None:
-                resistors.add(_device_name(crossbar.name, half, j, i), pos=words[j], neg=crossbar.bit[i])
+        word_points = first_point + len(points) + np.arange(len(crossbar.lines) * n).reshape(-1, n)
+        bit_points = word_points + word_points.size
+        both = [words for words in (crossbar.word_pos, crossbar.word_neg) if words is not None]
+        for number, words in enumerate(both):
+            name = _device_name(crossbar.name, "pn"[number], j, i)
+            if crossbar.wired:
+                line = len(both) * j + number
+                resistors.add(name, pos=word_points[line, i], neg=bit_points[line, i])
+            else:
+                resistors.add(name, pos=words[j], neg=crossbar.bit[i])
+        if crossbar.wired:
+            labels = _line_labels(crossbar)
+            points += [f"{crossbar.name}.{kind}.{label}" for kind in "wb" for label in labels]
+            pos, neg = _word_segments(crossbar, word_points)
+            resistors.add(_segment_name(f"{crossbar.name}.word", labels), pos=pos, neg=neg)
+            pos, neg = _bit_segments(crossbar, bit_points)
+            resistors.add(_segment_name(f"{crossbar.name}.bit", labels), pos=pos, neg=neg)
 
     # Where block branches go: known only when all tables are complete, so keep (table, row).
     where: list[tuple[str, int]] = []
@@ -160,8 +196,10 @@ def flatten(netlist: Netlist) -> Flat:
         )
         where += [("vsource", row + k) for k in range(size)]
 
+    names += [_fresh(name, taken) for name in points]
     nothing = np.empty(0, np.int64)
-    links = {
+    links: dict[str, Any] = {
+        "points": len(points),
         "internal_copy": np.concatenate([nothing, *internal_copy]),
         "sense_row": np.array(sense_row, dtype=np.int64),
         "sense_branch": np.array(sense_branch, dtype=np.int64),
@@ -213,7 +251,38 @@ def _label(stem: str) -> Callable[[int], str]:
 
 
 def _device_name(crossbar: str, half: str, j: IntArray, i: IntArray) -> tuple[int, Callable[[int], str]]:
-    return len(j), lambda k: f"{crossbar}.{half}.{j[k]}.{i[k]}"
+    return len(j), lambda k: f"{crossbar}.{half}.{j.item(k)}.{i.item(k)}"
+
+
+def _line_labels(crossbar: Crossbar) -> list[str]:
+    """Return what tells the points of a line apart, in the order of a raveled (R, N) array."""
+    m, n = crossbar.shape
+    rows = [f"{half}.{j}" for j in range(m) for half in "pn"] if crossbar.differential else list(range(m))
+    return [f"{row}.{i}" for row in rows for i in range(n)]
+
+
+def _segment_name(stem: str, labels: list[str]) -> tuple[int, Callable[[int], str]]:
+    return len(labels), lambda k: f"{stem}.{labels[k]}"
+
+
+def _word_segments(crossbar: Crossbar, points: IntArray) -> tuple[IntArray, IntArray]:
+    """Return the ends of the segment on the driven side of each point (R, N) of the word lines, raveled."""
+    driven = np.empty_like(points)
+    if crossbar.drive_end == "first":
+        driven[:, 0], driven[:, 1:] = crossbar.lines, points[:, :-1]
+    else:
+        driven[:, -1], driven[:, :-1] = crossbar.lines, points[:, 1:]
+    return driven.reshape(-1), points.reshape(-1)
+
+
+def _bit_segments(crossbar: Crossbar, points: IntArray) -> tuple[IntArray, IntArray]:
+    """Return the ends of the segment on the sensed side of each point (R, N) of the bit lines, raveled."""
+    sensed = np.empty_like(points)
+    if crossbar.sense_end == "last":
+        sensed[-1], sensed[:-1] = crossbar.bit, points[1:]
+    else:
+        sensed[0], sensed[1:] = crossbar.bit, points[:-1]
+    return points.reshape(-1), sensed.reshape(-1)
 
 
 def _fresh(name: str, taken: set[str]) -> str:

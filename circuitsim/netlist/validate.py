@@ -205,6 +205,25 @@ def _values(netlist: Netlist) -> list[NetlistError]:
                     value=(crossbar.g_min, crossbar.g_max),
                 )
             )
+        if not (np.isfinite(crossbar.r_wire) and crossbar.r_wire >= 0):
+            problems.append(
+                NetlistError(
+                    "must be finite and not negative [ohm per segment]",
+                    object=crossbar.name,
+                    field="r_wire",
+                    value=crossbar.r_wire,
+                )
+            )
+        for name in ("drive_end", "sense_end"):
+            if getattr(crossbar, name) not in ("first", "last"):
+                problems.append(
+                    NetlistError(
+                        "must be first or last",
+                        object=crossbar.name,
+                        field=name,
+                        value=getattr(crossbar, name),
+                    )
+                )
     return problems
 
 

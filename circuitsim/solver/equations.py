@@ -76,7 +76,7 @@ class Equations:
         return max((*(float(g.max()) for g in sizes if g.size), *wires), default=0.0)
 
     def residual(
-        self, v: FloatArray, i: FloatArray, source_voltage: FloatArray, time: float = 0.0
+        self, v: FloatArray, i: FloatArray, source_voltage: FloatArray, time: float | FloatArray = 0.0
     ) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Return ``F`` at nodes (B, N) A and branches (B, M) V, and the largest element current (B,) A.
 

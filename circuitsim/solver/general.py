@@ -7,10 +7,6 @@ corrected phases and the transposed solve share the pattern, the pivots and the 
 
 from __future__ import annotations
 
-import itertools
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +21,7 @@ from circuitsim.solver.behavioural import BehaviouralPlan
 from circuitsim.solver.equations import accumulate
 from circuitsim.solver.kernels.newton import Circuit, adjoint_batch, newton_batch, small_signal_values
 from circuitsim.solver.kernels.sparse_lu import OK, LUPlan, analyse
+from circuitsim.solver.lines import point_voltages
 from circuitsim.solver.point import Drive, OperatingPoint, SolverSettings
 from circuitsim.solver.stamps import (
     Entries,
@@ -34,6 +31,7 @@ from circuitsim.solver.stamps import (
     storage_parameters,
     storage_stamps,
 )
+from circuitsim.solver.threads import share_batch
 
 __all__ = ["GeneralPlan", "GeneralResult"]
 
@@ -251,7 +249,7 @@ class GeneralPlan:
         return circuit, self._tied.assemble(parameters), flat_values
 
     def storage(self, values: Values) -> tuple[FloatArray, FloatArray]:
-        """Return the values of S on the pattern, and the coefficients of the known voltages' rates of change."""
+        """Return S on the pattern, and the coefficients of the known voltages' rates of change."""
         parameters = storage_parameters(self.flat.netlist, self.flat.values(values).tables)
         return self._storage.assemble(parameters), self._tied_storage.assemble(parameters)
 
@@ -331,11 +329,19 @@ class GeneralPlan:
         batch = len(source)
         x = np.zeros((batch, len(self.is_node)))
         begin = start if start is not None else drive.anchor
-        if begin is not None:
-            x[:] = self._unknowns(*self.flat.lift(begin.node_voltage, begin.branch_current))
+        if begin is None:
+            # Sources to ground whose currents are sensed stay in the equations; their nodes are known.
+            for nodes, others, sign in (
+                (n.vsource.pos, n.vsource.neg, 1.0),
+                (n.vsource.neg, n.vsource.pos, -1.0),
+            ):
+                held = (others == GROUND) & (self.node_unknown[nodes] >= 0)
+                x[:, self.node_unknown[nodes[held]]] = sign * source[:, held]
+        else:
+            x[:] = self._unknowns(*self.lift(values, begin.node_voltage, begin.branch_current))
         x0 = v0 = np.empty((batch, 0))
         if drive.anchor is not None:
-            v0, i0 = self.flat.lift(drive.anchor.node_voltage, drive.anchor.branch_current)
+            v0, i0 = self.lift(values, drive.anchor.node_voltage, drive.anchor.branch_current)
             x0 = self._unknowns(v0, i0)
             v0 = np.ascontiguousarray(v0)
         lu = self._factors(circuit, v[0])
@@ -360,7 +366,7 @@ class GeneralPlan:
                 iterations[k],
             )
 
-        _share(rows, batch, work=len(self.indices))
+        share_batch(rows, batch, work=len(self.indices))
         current = np.zeros((batch, len(n.branch_names)))
         current[:, self.free_branches] = x[:, len(self.free_nodes) :]
         return GeneralResult(
@@ -377,7 +383,7 @@ class GeneralPlan:
         """
         n = self.flat.netlist
         circuit, _, _ = self._circuit(values, None)
-        v, i = self.flat.lift(point.node_voltage, point.branch_current)
+        v, i = self.lift(values, point.node_voltage, point.branch_current)
         load = np.zeros((len(v), len(self.is_node)))
         for nodes, sign in ((n.outputs.pos, 1.0), (n.outputs.neg, -1.0)):
             rows = self.node_unknown[nodes]
@@ -385,7 +391,7 @@ class GeneralPlan:
         lu = self._factors(circuit, v[0])
         v, targets, x = np.ascontiguousarray(v), self._targets(len(v), None), self._unknowns(v, i)
         s, status = np.empty_like(load), np.empty(len(v), np.int8)
-        _share(
+        share_batch(
             lambda k: adjoint_batch(circuit, lu, v[k], x[k], targets[k], load[k], s[k], status[k]),
             len(v),
             work=len(self.indices),
@@ -407,7 +413,7 @@ class GeneralPlan:
         """
         circuit, _, _ = self._circuit(values, None)
         i0 = np.zeros(len(self.netlist.branch_names)) if current is None else current
-        v, i = self.flat.lift(voltage[None], i0[None])
+        v, i = self.lift(values, voltage[None], i0[None])
         x = self._unknowns(v, i)[0]
         entries = small_signal_values(circuit, v[0], x, self._targets(1, None)[0])
         return self.dense(entries)
@@ -418,6 +424,10 @@ class GeneralPlan:
         matrix[self.indices, np.repeat(np.arange(len(matrix)), np.diff(self.indptr))] = entries
         return matrix
 
+    def lift(self, values: Values, voltage: FloatArray, current: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return flat node voltages and branch currents for those of the block netlist (B, N), (B, M)."""
+        return self.flat.lift(voltage, current, point_voltages(self.netlist, values, voltage))
+
     def _unknowns(self, v: FloatArray, i: FloatArray) -> FloatArray:
         return np.ascontiguousarray(np.concatenate([v[:, self.free_nodes], i[:, self.free_branches]], axis=1))
 
@@ -427,23 +437,6 @@ class GeneralPlan:
         if len(n.inputs.source):
             voltage[:, n.inputs.source] = inputs[:, n.inputs.column] * n.inputs.gain
         return voltage
-
-
-def _share(rows: Callable[[slice], None], batch: int, *, work: int) -> None:
-    """Run ``rows`` over a batch, on as many threads as the work is worth.
-
-    Kernels release the GIL. A thread is taken to be worth it from about 10^5 matrix entries on. Threads of
-    numba's own (``prange``) would make the kernels take longer to compile.
-    """
-    threads = min(os.cpu_count() or 1, batch, 1 + batch * work // 100_000)
-    if threads == 1:
-        rows(slice(0, batch))
-        return
-    # More parts than threads, because samples differ in how many steps they take.
-    edges = np.linspace(0, batch, min(batch, 4 * threads) + 1).astype(int)
-    with ThreadPoolExecutor(threads) as pool:
-        for job in [pool.submit(rows, slice(a, b)) for a, b in itertools.pairwise(edges.tolist())]:
-            job.result()
 
 
 def _own(array: Any) -> Any:

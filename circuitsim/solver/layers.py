@@ -66,6 +66,9 @@ class Layers:
         for outside in outsiders:
             if len(outside):
                 raise NotLayered(f"{outside.kind} {outside.name[0]} is outside a block")
+        for crossbar in n.crossbars:
+            if crossbar.wired:
+                raise NotLayered(f"crossbar {crossbar.name} has line resistance")
         if n.loads:
             raise NotLayered(f"load {n.loads[0].name} couples nodes of a layer")
         known = np.zeros(n.n_nodes, dtype=np.bool_)

@@ -7,17 +7,28 @@ R word lines, in the order of ``Crossbar.lines``, cross N bit lines; B samples.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
-from circuitsim.netlist import Crossbar
+from circuitsim.netlist import Crossbar, Netlist, Values
 from circuitsim.netlist.tables import FloatArray, IntArray
-from circuitsim.solver.kernels.wired import factor_lines, solve_interiors
+from circuitsim.solver.kernels.wired import Lines, factor_lines, solve_interiors
 from circuitsim.solver.threads import share_batch
 
-__all__ = ["CrossbarLines", "Interior", "LineCurrents", "line_currents"]
+__all__ = [
+    "CrossbarLines",
+    "Interior",
+    "LineCurrents",
+    "batches",
+    "held_line_currents",
+    "line_currents",
+    "point_voltages",
+]
+
+_CELLS_AT_ONCE = 1 << 22
+"""Most samples times cells whose interiors are held in memory together."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -73,23 +84,31 @@ class CrossbarLines:
         size, n = conductance.shape
         self.shape = conductance.shape
         self._flip = _flip(crossbar)
-        self._word_drive = self._drive(word_drive, size, crossbar.r_wire)[:: self._flip[0]].copy()
-        self._bit_drive = self._drive(bit_drive, n, crossbar.r_wire)[:: self._flip[1]].copy()
-        rows = -(-size // 4) * 4
-        self._a = np.zeros((rows, n))
-        self._a[:size] = (crossbar.r_wire * conductance)[:: self._flip[0], :: self._flip[1]]
-        word_pivot, word_leak = np.ones((rows, n)), np.empty(rows)
-        bit_pivot, bit_head = np.empty((size, n)), _in_series(self._bit_drive)
-        factor_lines(self._a, word_pivot, word_leak, bit_pivot, bit_head)
-        word_head = np.ones(rows)
-        word_head[:size] = _in_series(self._word_drive)
+        rows, columns = self._flip
+        rounded = -(-size // 4) * 4
+        a = np.zeros((rounded, n))
+        a[:size] = (crossbar.r_wire * conductance)[::rows, ::columns]
+        word, bit = (
+            np.full(length, np.inf) if drive is None else crossbar.r_wire * drive[::step]
+            for length, drive, step in ((size, word_drive, rows), (n, bit_drive, columns))
+        )
+        word_head, bit_head = np.ones(rounded), _in_series(bit)
+        word_head[:size] = _in_series(word)
+        word_pivot, word_leak, bit_pivot = np.ones((rounded, n)), np.empty(rounded), np.empty((size, n))
+        factor_lines(a, word_pivot, word_leak, bit_pivot, bit_head)
         with np.errstate(divide="ignore"):
-            held, driven = 1 / (1 + word_leak), 1 / (word_head + word_leak)
-        self._pivots = (word_pivot, held, driven, bit_pivot, bit_head)
-
-    @staticmethod
-    def _drive(conductance: FloatArray | None, size: int, r_wire: float) -> FloatArray:
-        return np.full(size, np.inf) if conductance is None else r_wire * conductance
+            held_pivot, driven_pivot = 1 / (1 + word_leak), 1 / (word_head + word_leak)
+        self._lines = Lines(
+            a=a,
+            word_pivot=word_pivot,
+            held_pivot=held_pivot,
+            driven_pivot=driven_pivot,
+            bit_pivot=bit_pivot,
+            bit_head=bit_head,
+            word_drive=word,
+            bit_drive=bit,
+            largest=float(a.max(initial=0.0)),
+        )
 
     def solve(
         self,
@@ -116,10 +135,7 @@ class CrossbarLines:
 
         def solve_rows(k: slice) -> None:
             solve_interiors(
-                self._a,
-                self._pivots,
-                self._word_drive,
-                self._bit_drive,
+                self._lines,
                 sources[0][k],
                 sources[1][k],
                 relative_tolerance,
@@ -184,6 +200,41 @@ def line_currents(crossbar: Crossbar, conductance: FloatArray, state: Interior) 
     return LineCurrents(
         word=into_word[:, :, 0], bit=-from_bit[:, -1], residual=residual, largest=largest, power=power
     )
+
+
+def held_line_currents(
+    crossbar: Crossbar, conductance: FloatArray, word: FloatArray, bit: FloatArray
+) -> LineCurrents:
+    """Return the currents for port voltages (B, R) and (B, N) V, a few samples' interiors at a time."""
+    lines, parts = CrossbarLines(crossbar, conductance), []
+    for k in batches(len(word), conductance.size):
+        parts.append(line_currents(crossbar, conductance, lines.solve(word[k], bit[k])))
+    return LineCurrents(
+        **{
+            item.name: np.concatenate([getattr(part, item.name) for part in parts])
+            for item in fields(LineCurrents)
+        }
+    )
+
+
+def point_voltages(netlist: Netlist, values: Values, voltage: FloatArray) -> FloatArray | None:
+    """Return what `Flat.lift` asks for: the points of wired lines (B, P) V at node voltages (B, N) V."""
+    points = []
+    for crossbar in netlist.crossbars:
+        if crossbar.wired:
+            lines = CrossbarLines(crossbar, crossbar.cells(*values.crossbars[crossbar.name]))
+            state = lines.solve(voltage[:, crossbar.lines], voltage[:, crossbar.bit])
+            points += [
+                state.word_points.reshape(len(voltage), -1),
+                state.bit_points.reshape(len(voltage), -1),
+            ]
+    return np.concatenate(points, axis=1) if points else None
+
+
+def batches(samples: int, cells: int) -> list[slice]:
+    """Return slices of a batch, such that the interiors of one slice fit in memory."""
+    step = max(1, _CELLS_AT_ONCE // max(1, cells))
+    return [slice(start, start + step) for start in range(0, samples, step)] or [slice(0, 0)]
 
 
 def _flip(crossbar: Crossbar) -> tuple[int, int]:

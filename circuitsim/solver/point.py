@@ -34,7 +34,7 @@ class SolverSettings:
     largest branch current, beyond rounding, is not called converged.
     """
 
-    method: Literal["auto", "general", "layered"] = "auto"
+    method: Literal["auto", "general", "layered", "wired"] = "auto"
     precision: Literal["float64", "float32"] = "float64"
     relative_tolerance: float = 1e-11
     absolute_tolerance: float = 1e-18

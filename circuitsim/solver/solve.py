@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,7 +16,9 @@ from circuitsim.solver.equations import Equations, drive_residual
 from circuitsim.solver.general import GeneralPlan
 from circuitsim.solver.layered import LayeredPlan
 from circuitsim.solver.layers import NotLayered
+from circuitsim.solver.lines import batches
 from circuitsim.solver.point import STATUS, Drive, OperatingPoint, SolverSettings
+from circuitsim.solver.wired import NotWired, WiredPlan
 
 __all__ = ["Plan", "build_plan", "solve", "solve_transposed"]
 
@@ -33,10 +35,12 @@ class Plan:
     """What a netlist's structure implies for solving it; made by `build_plan`."""
 
     netlist: Netlist
-    method: Literal["general", "layered"]
+    method: Literal["general", "layered", "wired"]
     """The method that ``auto`` takes."""
     why_not_layered: str | None
+    why_not_wired: str | None
     _layered: LayeredPlan | None
+    _wired: WiredPlan | None
 
     @cached_property
     def general(self) -> GeneralPlan:
@@ -57,22 +61,43 @@ class Plan:
             )
         return self._layered
 
-    def chosen(self, settings: SolverSettings) -> Literal["general", "layered"]:
+    @property
+    def wired(self) -> WiredPlan:
+        """The wired plan.
+
+        Raises:
+            NetlistError: the netlist is more than crossbars with line resistance.
+        """
+        if self._wired is None:
+            raise NetlistError(
+                f"the wired method does not fit: {self.why_not_wired}",
+                object=self.netlist.title,
+                remedy="Use method general.",
+            )
+        return self._wired
+
+    def chosen(self, settings: SolverSettings) -> Literal["general", "layered", "wired"]:
         return self.method if settings.method == "auto" else settings.method
 
 
 def build_plan(netlist: Netlist) -> Plan:
     """Look at the structure once: pick the method, number the unknowns, find the layers."""
-    layered, reason = None, None
+    layered, not_layered, wired, not_wired = None, None, None, None
     try:
         layered = LayeredPlan(netlist)
     except NotLayered as error:
-        reason = str(error)
+        not_layered = str(error)
+    try:
+        wired = WiredPlan(netlist)
+    except NotWired as error:
+        not_wired = str(error)
     return Plan(
         netlist=netlist,
-        method="layered" if layered is not None else "general",
-        why_not_layered=reason,
+        method="layered" if layered is not None else "wired" if wired is not None else "general",
+        why_not_layered=not_layered,
+        why_not_wired=not_wired,
         _layered=layered,
+        _wired=wired,
     )
 
 
@@ -101,8 +126,12 @@ def solve(
     settings = settings or SolverSettings()
     if not isinstance(drive, Drive):
         drive = Drive.of(plan.netlist, drive)
-    if plan.chosen(settings) == "layered":
+    method = plan.chosen(settings)
+    wired = plan.wired if method == "wired" else None
+    if method == "layered":
         point = _solve_layered(plan, values, drive, settings, start, guess)
+    elif wired is not None and drive.nudge is None and drive.anchor is None:
+        point = _solve_wired(wired, values, drive, settings)
     else:
         point = _solve_general(plan, values, drive, settings, start)
     if settings.throw and not point.converged:
@@ -128,6 +157,28 @@ def _solve_general(
     sign = np.where(plan.netlist.vsource.pos[general.fixing_source[nodes]] == nodes, 1.0, -1.0)
     i[:, general.fixing_source[nodes]] = -sign * node[:, nodes]
     return _checked(equations, drive, settings, v, i, result.iterations, result.status, "general")
+
+
+def _solve_wired(wired: WiredPlan, values: Values, drive: Drive, settings: SolverSettings) -> OperatingPoint:
+    if settings.precision != "float64":
+        raise NetlistError("float32 is for the layered method only", object=wired.netlist.title)
+    points = []
+    for rows in batches(len(drive.inputs), wired.cells):
+        part = replace(drive, inputs=drive.inputs[rows])
+        result = wired.free(values, part.inputs, settings)
+        equations = Equations(netlist=wired.netlist, values=values, interiors=result.interiors)
+        v, i = result.node_voltage, result.branch_current
+        leaving, _, _ = drive_residual(equations, part, v, i)
+        wired.source_currents(i, leaving)
+        points.append(_checked(equations, part, settings, v, i, result.iterations, result.status, "wired"))
+    if len(points) == 1:
+        return points[0]
+    arrays: dict[str, Any] = {
+        item.name: np.concatenate([getattr(point, item.name) for point in points])
+        for item in fields(OperatingPoint)
+        if isinstance(getattr(points[0], item.name), np.ndarray)
+    }
+    return replace(points[0], **arrays)
 
 
 def _solve_layered(
@@ -217,7 +268,7 @@ def _checked(
     if settings.check:
         drive = replace(drive, anchor=_with_currents(equations, drive.anchor))
         node, _, largest = drive_residual(equations, drive, v, i)
-        residual = np.abs(node).max(axis=1)
+        residual = np.maximum(np.abs(node).max(axis=1), equations.interior_residual(v))
         power = equations.power(v)
         # Whatever a method believes: the referee decides what is called converged.
         rounding = np.finfo(settings.precision).eps * equations.largest_conductance * np.abs(v).max(axis=1)
@@ -270,7 +321,7 @@ def solve_transposed(
     equations = Equations(netlist=plan.netlist, values=values)
     full = _with_currents(equations, point)
     assert full is not None
-    if plan.chosen(settings) == "general":
+    if plan.chosen(settings) != "layered":
         return plan.general.transposed(values, full, output_current)
     result = plan.layered.increments(
         values,

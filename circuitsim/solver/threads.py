@@ -20,7 +20,7 @@ def share_batch(rows: Callable[[slice], None], batch: int, *, work: int) -> None
     compile.
     """
     threads = min(os.cpu_count() or 1, batch, 1 + batch * work // 100_000)
-    if threads == 1:
+    if threads <= 1:
         rows(slice(0, batch))
         return
     # More parts than threads, because samples differ in how many steps they take.

@@ -21,8 +21,6 @@ from circuitsim.solver.point import SolverSettings
 __all__ = ["NotWired", "WiredPlan", "WiredResult"]
 
 _ELEMENTS = {"resistor", "capacitor", "vsource", "isource"}
-_CELLS_AT_ONCE = 1 << 22
-"""Most samples times cells whose interiors are held in memory together."""
 
 
 class NotWired(Exception):
@@ -54,9 +52,7 @@ class WiredPlan:
         self._refuse_others()
         self._hold_nodes()
         self._check_ends()
-        cells = sum(len(c.lines) * len(c.bit) for c in netlist.crossbars)
-        self.batch = max(1, _CELLS_AT_ONCE // cells)
-        """Samples to solve at once."""
+        self.cells = sum(len(c.lines) * len(c.bit) for c in netlist.crossbars)
         self._lines: tuple[Values, list[CrossbarLines]] | None = None
 
     def _refuse_others(self) -> None:
@@ -69,8 +65,10 @@ class WiredPlan:
         for table in n.tables():
             if table.kind not in _ELEMENTS and len(table):
                 raise NotWired(f"{table.kind} {table.name[0]} is no source or resistance")
-        for block in (*n.banks, *n.loads):
-            raise NotWired(f"block {block.name} is no crossbar or virtual ground")
+        if n.banks:
+            raise NotWired(f"bank {n.banks[0].name} is no source or resistance")
+        if n.loads:
+            raise NotWired(f"load {n.loads[0].name} is no source or resistance")
 
     def _hold_nodes(self) -> None:
         n = self.netlist
@@ -115,19 +113,22 @@ class WiredPlan:
         self._loose = np.flatnonzero(loose)
 
     def free(self, values: Values, inputs: FloatArray, settings: SolverSettings) -> WiredResult:
-        """Solve the free phase of B samples."""
+        """Solve the free phase of B samples; the currents of voltage sources are left to the caller."""
         n, held = self.netlist, self._held
-        equations = Equations(netlist=n, values=values)
-        source = n.with_values(values).source_voltage(inputs)
+        source = n.source_voltage(inputs)
         v = np.zeros((len(source), n.n_nodes))
         v[:, self._source_node] = self._source_sign * source
         conductance, supplied = self._norton(values, v)
         behind = np.divide(supplied, conductance, out=np.zeros_like(supplied), where=conductance > 0)
-        interiors = {}
         iterations, status = np.zeros(len(v), np.int64), np.zeros(len(v), np.int8)
+        interiors = {}
         for crossbar, lines in zip(n.crossbars, self._ready(values, conductance), strict=True):
+            word, bit = (
+                np.where(held[ends], v[:, ends], behind[:, ends]) for ends in (crossbar.lines, crossbar.bit)
+            )
             state = lines.solve(
-                *(np.where(held[ends], v[:, ends], behind[:, ends]) for ends in (crossbar.lines, crossbar.bit)),
+                word,
+                bit,
                 relative_tolerance=settings.relative_tolerance,
                 max_iterations=10 * settings.max_iterations,
             )
@@ -136,16 +137,52 @@ class WiredPlan:
             iterations += state.iterations
             status = np.maximum(status, state.status)
         i = np.zeros((len(v), len(n.branch_names)))
-        # What virtual grounds take follows from KCL at their nodes; so do the currents of sources, later.
-        current = equations.resistive_currents(v, interiors)
-        taken = supplied.copy()
-        start = n.branch_starts["blocks"]
-        for sense in n.senses:
-            k = slice(start, start + len(sense.bit))
-            start += len(sense.bit)
-            i[:, k] = -current[:, sense.bit]
-            accumulate(taken, sense.output, values.senses[sense.name] * i[:, k])
-        v[:, self._loose] = taken[:, self._loose] / conductance[self._loose]
+        if n.senses:
+            # What a virtual ground takes follows from KCL at its node.
+            equations = Equations(netlist=n, values=values, interiors=interiors)
+            leaving, _, _ = equations.residual(v, i, source)
+            start = n.branch_starts["blocks"]
+            for sense in n.senses:
+                k = slice(start, start + len(sense.bit))
+                start += len(sense.bit)
+                i[:, k] = -leaving[:, sense.bit]
+                accumulate(supplied, sense.output, values.senses[sense.name] * i[:, k])
+        v[:, self._loose] = supplied[:, self._loose] / conductance[self._loose]
         return WiredResult(
             node_voltage=v, branch_current=i, interiors=interiors, iterations=iterations, status=status
         )
+
+    def _norton(self, values: Values, v: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return what joins each node to held ones (N,) S, and the current (B, N) A into it at 0 V."""
+        n, held = self.netlist, self._held
+        conductance, supplied = np.zeros(n.n_nodes), np.zeros_like(v)
+        g = values.tables["resistor"]["conductance"]
+        for here, there in ((n.resistor.pos, n.resistor.neg), (n.resistor.neg, n.resistor.pos)):
+            k = np.flatnonzero(~held[here] & held[there])
+            conductance += np.bincount(here[k], g[k], n.n_nodes)
+            accumulate(supplied, here[k], g[k] * v[:, there[k]])
+        if len(n.isource):
+            current = np.broadcast_to(values.tables["isource"]["current"], (len(v), len(n.isource)))
+            accumulate(supplied, n.isource.pos, -current)
+            accumulate(supplied, n.isource.neg, current)
+        return conductance, supplied
+
+    def _ready(self, values: Values, conductance: FloatArray) -> list[CrossbarLines]:
+        """Return every crossbar factored; those of the last values are kept."""
+        if self._lines is None or self._lines[0] is not values:
+            drive = np.where(self._held, np.inf, conductance)
+            lines = [
+                CrossbarLines(
+                    c,
+                    c.cells(*values.crossbars[c.name]),
+                    word_drive=drive[c.lines],
+                    bit_drive=drive[c.bit],
+                )
+                for c in self.netlist.crossbars
+            ]
+            self._lines = values, lines
+        return self._lines[1]
+
+    def source_currents(self, current: FloatArray, leaving: FloatArray) -> None:
+        """Write the currents of voltage sources into ``current`` (B, M); (B, N) A leave the nodes."""
+        current[:, : len(self._source_node)] = -self._source_sign * leaving[:, self._source_node]
