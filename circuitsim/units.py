@@ -16,7 +16,9 @@ _EXPONENT |= {"n": -9, "p": -12, "f": -15, "a": -18}
 _MIL = 25.4e-6
 UNITS = ("ohm", "hz", "s", "v", "a", "f", "w", "h")
 _NUMBER = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([a-zA-Zµμ]*)\s*")
-_SPICE_NUMBER = re.compile(r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))(?:[ed]([+-]?[0-9]+))?([a-zµμ\u2126\u03c9°%]*)")
+_SPICE_NUMBER = re.compile(
+    r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))(?:[ed]([+-]?[0-9]+))?([a-zµμ\u2126\u03c9°%]*)"
+)
 _SPICE_SCALES = {k: v for k, v in _EXPONENT.items() if len(k) == 1 and k != "a"}
 _MOST_EXPONENT_DIGITS = 4
 _PREFIXES = [

@@ -141,9 +141,7 @@ def _choose(
         place = f"trainable.{k}.resistors"
         rows: list[int] = []
         for pattern in entry.patterns:
-            matched = [
-                row for row, name in enumerate(names) if fnmatch.fnmatchcase(name, pattern.lower())
-            ]
+            matched = [row for row, name in enumerate(names) if fnmatch.fnmatchcase(name, pattern.lower())]
             if not matched:
                 rule = f"matches no resistor of {circuit}"
                 problems.append(_unknown(rule, place, pattern, "Resistors", names))

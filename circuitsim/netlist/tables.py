@@ -101,7 +101,8 @@ class Table:
         joined: dict[str, Any] = {}
         for column in self.columns():
             if column.metadata["role"] == "expression":
-                joined[column.name] = (*getattr(self, column.name), *columns[column.name])
+                added_expressions: Any = columns[column.name]
+                joined[column.name] = (*getattr(self, column.name), *added_expressions)
                 continue
             value = columns.get(column.name, column.metadata.get("default"))
             added = np.broadcast_to(np.asarray(value), (len(name),))

@@ -30,7 +30,7 @@ def validate(netlist: Netlist, *, at_rest: bool = True) -> None:
     structural = [*_lengths(netlist), *_ranges(netlist)]
     problems = [*_duplicates(netlist), *structural, *_values(netlist)]
     if not structural:
-        problems += [*_voltage_loops(netlist, at_rest), *_floating(netlist, at_rest)]
+        problems += [*_voltage_loops(netlist, at_rest), *_floating(netlist, at_rest), *_couplings(netlist)]
     if problems:
         error = NetlistError.all_of(problems)
         raise error
@@ -343,6 +343,35 @@ def _controlled_currents_and_controls(netlist: Netlist) -> tuple[IntArray, IntAr
     sensed.append(np.array([end for drop in drops for end in (drop.pos, drop.neg)], dtype=np.int64))
     sensed += [bank.control for bank in n.banks]
     return np.concatenate(supplied), np.concatenate(sensed)
+
+
+def _couplings(netlist: Netlist) -> list[NetlistError]:
+    """Coupled inductors must store energy, whatever their currents."""
+    k = netlist.coupling
+    forest = _Forest(len(netlist.inductor))
+    for first, second in zip(k.first.tolist(), k.second.tolist(), strict=True):
+        forest.join(first, second)
+    groups: dict[int, list[int]] = {}
+    for row in np.unique(np.concatenate([k.first, k.second])).tolist():
+        groups.setdefault(forest.find(row), []).append(row)
+    problems = []
+    for rows in groups.values():
+        place = {row: m for m, row in enumerate(rows)}
+        matrix = np.eye(len(rows))
+        for first, second, coefficient in zip(k.first, k.second, k.coefficient, strict=True):
+            if int(first) in place:
+                matrix[place[int(first)], place[int(second)]] = coefficient
+                matrix[place[int(second)], place[int(first)]] = coefficient
+        if np.linalg.eigvalsh(matrix).min() < -1e-9:
+            problems.append(
+                NetlistError(
+                    "no coils can be coupled like this: some currents would store negative energy",
+                    object=", ".join(netlist.inductor.name[row] for row in rows[:_MOST_SHOWN]),
+                    field="coupling",
+                    remedy="Lower the coefficients, or add the coupling that is missing.",
+                )
+            )
+    return problems
 
 
 class _Forest:

@@ -7,6 +7,7 @@ the step and the stop time of the analysis: `resolved` fills it in, and only the
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import ClassVar
@@ -95,7 +96,7 @@ class Pulse(_Corners):
         )
 
     def value(self, time: ArrayLike) -> FloatArray:
-        rise, width, fall, period, count = self._shape()
+        rise, width, fall, period, count = self.shape()
         since = np.asarray(time, dtype=np.float64) - self.delay
         inside = since > period
         phase = np.where(inside, since - period * np.floor(since / period), since)
@@ -107,7 +108,7 @@ class Pulse(_Corners):
 
     def next_corner(self, time: float) -> float:
         """Return the first corner after ``time``, or infinity."""
-        rise, width, fall, period, count = self._shape()
+        rise, width, fall, period, count = self.shape()
         number = max(0.0, math.floor((time - self.delay) / period) - 1.0)
         ends = [phase for phase in (0.0, rise, rise + width, rise + width + fall) if phase <= period]
         candidates = []
@@ -117,7 +118,8 @@ class Pulse(_Corners):
                 candidates += [start + phase for phase in (ends if number + k < count else ends[:1])]
         return _first_after(time, candidates)
 
-    def _shape(self) -> tuple[float, float, float, float, float]:
+    def shape(self) -> tuple[float, float, float, float, float]:
+        """Return rise, width, fall, period and count of a resolved pulse."""
         shape = (self.rise, self.width, self.fall, self.period, self.count)
         if any(value is None for value in shape):
             raise NetlistError("has defaults that depend on the analysis: resolve it first", object="PULSE")
@@ -197,7 +199,7 @@ class Exponential(_Corners):
         )
 
     def value(self, time: ArrayLike) -> FloatArray:
-        rise_delay, rise_time, fall_delay, fall_time = self._shape()
+        rise_delay, rise_time, fall_delay, fall_time = self.shape()
         t = np.asarray(time, dtype=np.float64)
         change = self.pulsed - self.initial
         up = -change * np.expm1(-np.maximum(t - rise_delay, 0.0) / rise_time)
@@ -208,10 +210,11 @@ class Exponential(_Corners):
 
     def next_corner(self, time: float) -> float:
         """Return the first corner after ``time``, or infinity."""
-        rise_delay, _, fall_delay, _ = self._shape()
+        rise_delay, _, fall_delay, _ = self.shape()
         return _first_after(time, [rise_delay, max(rise_delay, fall_delay)])
 
-    def _shape(self) -> tuple[float, float, float, float]:
+    def shape(self) -> tuple[float, float, float, float]:
+        """Return delay and time of the rise, delay and time of the fall."""
         shape = (self.rise_delay, self.rise_time, self.fall_delay, self.fall_time)
         if any(value is None for value in shape):
             raise NetlistError("has defaults that depend on the analysis: resolve it first", object="EXP")
@@ -271,15 +274,25 @@ class PiecewiseLinear(_Corners):
         """Return the first corner after ``time``, or infinity."""
         since = time - self.delay
         last = self.times[-1]
-        candidates = [self.delay + t for t in self.times]
+        place = max(0, bisect_left(self.times, since) - 1)
+        candidates = [self.delay + t for t in self._differing(place)]
         if self.repeat_from is not None:
             period = last - self.repeat_from
             number = max(1.0, math.floor((since - last) / period))
-            inner = [t for t in self.times if t > self.repeat_from]
+            first = bisect_right(self.times, self.repeat_from)
             for k in range(3):
-                shift = self.delay + (number + k) * period
-                candidates += [shift + t for t in inner]
+                shift = (number + k) * period
+                place = max(first, bisect_left(self.times, since - shift) - 1)
+                candidates += [self.delay + shift + t for t in self._differing(place)]
         return _first_after(time, candidates)
+
+    def _differing(self, place: int) -> list[float]:
+        """Return the first few different times from a place on: the present one may be among them."""
+        found: list[float] = []
+        while place < len(self.times) and len(found) < 4:
+            found.append(self.times[place])
+            place = bisect_right(self.times, self.times[place])
+        return found
 
 
 Waveform = Pulse | PiecewiseLinear | Sine | Exponential

@@ -230,3 +230,22 @@ def test_random_circuits_are_sound(seed: int) -> None:
         assert "vccs.control_pos: must have" in str(refusal(replace(netlist, vccs=shorter)))
     doubled = replace(netlist, node_names=(*netlist.node_names[:-1], "n0"))
     assert "n0: node name is used twice" in str(refusal(doubled))
+
+
+def coils(*coefficients: float) -> NetlistBuilder:
+    builder = NetlistBuilder("coils")
+    for k in range(3):
+        builder.add("inductor", f"l{k}", f"n{k}", "0", inductance=1e-3)
+        builder.add("resistor", f"r{k}", f"n{k}", "0", conductance=1e-3)
+    for pair, k in zip((("l0", "l1"), ("l0", "l2"), ("l1", "l2")), coefficients, strict=False):
+        builder.add("coupling", f"k.{pair[0]}.{pair[1]}", coupled=pair, coefficient=k)
+    return builder
+
+
+def test_couplings_must_store_energy() -> None:
+    coils(0.75, 0.8, 0.5).build()
+    coils(1.0, 1.0, 1.0).build()
+    with pytest.raises(NetlistError, match=r"l0, l1, l2\.coupling: no coils can be coupled like this"):
+        coils(0.75, 0.8).build()
+    with pytest.raises(NetlistError, match="must be between -1 and 1"):
+        coils(1.2).build()

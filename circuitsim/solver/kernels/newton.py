@@ -47,6 +47,7 @@ _LARGEST_EXPONENT = 200.0
 _TOO_LARGE = 1e9
 # Where a step of behavioural sources may lead at most: the logarithm of a node that is still at 0 V is -1e99.
 _FARTHEST = 1e8
+_ROUNDINGS = 16 * np.finfo(np.float64).eps
 
 
 class Circuit(NamedTuple):
@@ -407,7 +408,8 @@ def _iterate(  # type: ignore[no-untyped-def]
                 scale_i = max(scale_i, size[k])
                 scale_v = max(scale_v, abs(x[k]))
             else:
-                worst_v = max(worst_v, abs(f[k]))
+                # The equation of an amplifier with a gain of 1e6 holds to 1e6 roundings of a volt, no better.
+                worst_v = max(worst_v, abs(f[k]) - _ROUNDINGS * size[k])
                 scale_i = max(scale_i, abs(x[k]))
         if not np.isfinite(worst_i + worst_v) or scale_v > _TOO_LARGE:
             return DIVERGED, iteration
