@@ -1,9 +1,10 @@
-"""`circuitsim compile`: a network description to a netlist."""
+"""`circuitsim compile`: a network description or a SPICE deck to a netlist or a deck."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,13 +28,21 @@ from circuitsim.errors import NetlistError, SpecError
 
 if TYPE_CHECKING:
     from circuitsim.netlist import Netlist
+    from circuitsim.spice.deck_file import Analysis
+
+_PRINTED_STEPS = 100
+"""Intervals that a transient analysis prints where the deck says nothing else."""
 
 
 def command(
-    network: Path = typer.Argument(..., help="Network description (.yaml), or a netlist to inspect."),
+    network: Path = typer.Argument(..., help="Network description or netlist (.yaml), or SPICE deck (.cir)."),
     phase: str = PHASE_OPTION,
     output: Path | None = typer.Option(None, "-o", "--output", help="File to write; replaced if it exists."),
     format: str = typer.Option("yaml", "--format", help="yaml (blocks) or spice (a deck of plain elements)."),
+    analysis: str | None = typer.Option(
+        None, "--analysis", help="What a SPICE deck runs: op or tran. Default: a deck's own, else op."
+    ),
+    stop: str | None = typer.Option(None, "--stop", help="End of the transient analysis (s)."),
     given: str | None = INPUT_OPTION,
     sample: int | None = SAMPLE_OPTION,
     target: str | None = TARGET_OPTION,
@@ -44,7 +53,8 @@ def command(
     """Compile a network to a netlist and summarise it: nodes, elements, crossbars, conductances (S).
 
     The nudged, corrected and dyadic phases are circuits of ordinary elements around one input and its
-    target, so they need --sample, or --input with --target.
+    target, so they need --sample, or --input with --target. A transient of a network begins at rest
+    (uic): its capacitors charge towards the operating point.
 
     Example: circuitsim compile netlists/digits.yaml --phase corrected --sample 0 -o c.yaml
 
@@ -56,16 +66,33 @@ def command(
     check_choice("--format", format, ("yaml", "spice"))
     if format == "spice" and output is None:
         raise SpecError("needs a file to write", field="--format", value=format, remedy="Give one with -o.")
+    if format != "spice" and (analysis is not None or stop is not None):
+        option, value = ("--stop", stop) if analysis is None else ("--analysis", analysis)
+        raise SpecError("is for SPICE decks", field=option, value=value, remedy="Add --format spice.")
     if output is not None and output.exists() and network.exists() and output.samefile(network):
         raise SpecError("is the file to compile", field="--output", value=str(output))
     source = read_source(network, seed=seed)
+    analyses = _analyses(analysis, stop, at_rest=source.deck is None)
+    for note in () if source.deck is None else source.deck.notes:
+        remark(f"note: {note}")
     netlist = source.netlist
+    changed = False
     if phase != "free" or given is not None or sample is not None or target is not None:
         inputs, targets = sample_of(source, given, sample, target, beta, phase=phase)
         nudge = None if targets is None or source.cost is None else source.cost.nudge(targets, beta)
         netlist = phase_netlist(netlist, phase, inputs, nudge)
+        changed = True
     if output is not None:
-        _write(netlist, output, format)
+        from circuitsim.netlist import write_netlist
+        from circuitsim.spice import write_deck
+
+        if format == "yaml":
+            _write(output, lambda path: write_netlist(netlist, path))
+        else:
+            circuit = netlist if source.deck is None or changed else source.deck
+            origin = source.netlist if phase != "free" else None
+            deck = write_deck(circuit, analyses=analyses, origin=origin)
+            _write(output, lambda path: path.write_text(deck, encoding="utf-8"))
     counts = _counts(netlist)
     if as_json:
         print_json({**counts, "phase": phase, "file": None if output is None else str(output)})
@@ -75,20 +102,37 @@ def command(
         remark(f"written: {output}")
 
 
-def _write(netlist: Netlist, path: Path, format: str) -> None:
-    """Write a netlist; an earlier file stays until the new one is whole."""
-    from circuitsim.netlist import write_netlist
-    from circuitsim.spice import write_deck
+def _analyses(analysis: str | None, stop: str | None, *, at_rest: bool) -> list[Analysis] | None:
+    """Return the analyses asked for, or None for what the circuit says itself."""
+    from circuitsim.spice.deck_file import OperatingPointAnalysis, TransientAnalysis
+    from circuitsim.units import parse_quantity
 
+    if analysis is not None:
+        check_choice("--analysis", analysis, ("op", "tran"))
+    if analysis != "tran":
+        if stop is not None:
+            raise SpecError("is for transients", field="--stop", value=stop, remedy="Add --analysis tran.")
+        return None if analysis is None else [OperatingPointAnalysis()]
+    if stop is None:
+        raise SpecError("needs an end", field="--analysis", value=analysis, remedy="Give --stop, in seconds.")
+    try:
+        end = parse_quantity(stop)
+    except SpecError as error:
+        raise SpecError(error.rule, field="--stop", value=stop, remedy=error.remedy) from error
+    if end <= 0:
+        raise SpecError("must be positive [s]", field="--stop", value=stop)
+    # Sources of a network are constant: from its operating point it would not move.
+    return [TransientAnalysis(step=end / _PRINTED_STEPS, stop=end, uic=at_rest)]
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file; an earlier one stays until the new one is whole."""
     goal = path.resolve()
     # A device or a pipe takes the text itself.
     regular = goal.is_file() or not goal.exists()
     partial = goal.with_name(f".{goal.name}.{os.getpid()}.partial") if regular else goal
     try:
-        if format == "yaml":
-            write_netlist(netlist, partial)
-        else:
-            partial.write_text(write_deck(netlist), encoding="utf-8")
+        write(partial)
         if regular:
             os.replace(partial, goal)
     except (NetlistError, OSError) as error:
@@ -106,8 +150,10 @@ def _counts(netlist: Netlist) -> dict[str, Any]:
     import numpy as np
 
     from circuitsim.netlist import flatten
+    from circuitsim.netlist.expressions import Drop
 
     flat = flatten(netlist).netlist
+    own = flat.behavioural_current
     conductances = [g[g > 0] for c in netlist.crossbars for g in (c.g_plus, c.g_minus) if g is not None]
     every = np.concatenate([np.empty(0), *conductances])
     one_way = {
@@ -121,6 +167,11 @@ def _counts(netlist: Netlist) -> dict[str, Any]:
         "vcvs": len(flat.vcvs),
         "cccs": len(flat.cccs),
         "ccvs": len(flat.ccvs),
+        "behavioural_current": sum(
+            any(not isinstance(x, Drop) or {x.pos, x.neg} != {pos, neg} for x in expression.inputs)
+            for pos, neg, expression in zip(own.pos, own.neg, own.expression, strict=True)
+        ),
+        "behavioural_voltage": sum(bool(e.inputs) for e in flat.behavioural_voltage.expression),
     }
     return {
         "name": netlist.title,

@@ -24,6 +24,8 @@ class Crossbar:
     there is one, between ``word_neg[j]`` and ``bit[i]``: a differential pair. ``mask`` (M, N) says
     which pairs exist; None means all. ``driven`` says that the word lines are outputs of one-way
     amplifiers or sources, so that what a nudge does to them is no part of the gradient.
+    ``device_names`` are those of resistors that were drawn one by one, line after line; none for devices
+    that are called by their place, or in differential pairs.
 
     With ``r_wire`` [ohm per segment] the lines are wires: one segment from a port (the node of
     ``word_pos``, ``word_neg`` or ``bit``) to the point where the line meets its first device, one
@@ -47,6 +49,7 @@ class Crossbar:
     r_wire: float = 0.0
     drive_end: Literal["first", "last"] = "first"
     sense_end: Literal["first", "last"] = "last"
+    device_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _freeze(self, "word_pos", np.int64)

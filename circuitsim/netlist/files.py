@@ -29,7 +29,7 @@ _BLOCKS: dict[str, tuple[type, tuple[str, ...], tuple[str, ...], tuple[str, ...]
         Crossbar,
         ("word_pos", "word_neg", "bit"),
         ("g_plus", "g_minus", "mask"),
-        ("g_min", "g_max", "trainable", "driven", *_WIRES),
+        ("g_min", "g_max", "trainable", "driven", "device_names", *_WIRES),
     ),
     "banks": (
         AmplifierBank,
@@ -70,6 +70,10 @@ def netlist_document(netlist: Netlist) -> dict[str, Any]:
             item: dict[str, Any] = {"name": block.name}
             item |= {n: [name[k] for k in getattr(block, n)] for n in nodes if getattr(block, n) is not None}
             item |= {s: getattr(block, s) for s in scalars if s not in _WIRES or block.wired}
+            if "device_names" in item:
+                item["device_names"] = list(item["device_names"])
+                if not item["device_names"]:
+                    del item["device_names"]
             item |= {a: getattr(block, a).tolist() for a in arrays if getattr(block, a) is not None}
             blocks.append(item)
         if blocks:
@@ -214,7 +218,9 @@ def _expression(text: str, builder: NetlistBuilder) -> Expression:
     )
 
 
-def _scalar(name: str, value: Any) -> float | bool | str:
+def _scalar(name: str, value: Any) -> float | bool | str | tuple[str, ...]:
+    if name == "device_names":
+        return tuple(str(device) for device in value)
     if name in ("drive_end", "sense_end"):
         return str(value)
     if name not in ("trainable", "driven"):

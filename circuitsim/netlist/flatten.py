@@ -141,7 +141,7 @@ def flatten(netlist: Netlist) -> Flat:
         bit_points = word_points + word_points.size
         both = [words for words in (crossbar.word_pos, crossbar.word_neg) if words is not None]
         for number, words in enumerate(both):
-            name = _device_name(crossbar.name, "pn"[number], j, i)
+            name = _device_name(crossbar, "pn"[number], j, i)
             if crossbar.wired:
                 line = len(both) * j + number
                 resistors.add(name, pos=word_points[line, i], neg=bit_points[line, i])
@@ -250,8 +250,12 @@ def _label(stem: str) -> Callable[[int], str]:
     return lambda k: f"{stem}.{k}"
 
 
-def _device_name(crossbar: str, half: str, j: IntArray, i: IntArray) -> tuple[int, Callable[[int], str]]:
-    return len(j), lambda k: f"{crossbar}.{half}.{j.item(k)}.{i.item(k)}"
+def _device_name(
+    crossbar: Crossbar, half: str, j: IntArray, i: IntArray
+) -> tuple[int, Callable[[int], str]]:
+    if crossbar.device_names:
+        return len(j), crossbar.device_names.__getitem__
+    return len(j), lambda k: f"{crossbar.name}.{half}.{j.item(k)}.{i.item(k)}"
 
 
 def _line_labels(crossbar: Crossbar) -> list[str]:

@@ -203,6 +203,7 @@ def _crossbar(
         g_max=entry.g_max,
         trainable=True,
         driven=False,
+        device_names=tuple(table.name[rows[k]] for k in np.lexsort((i, j))),
     )
 
 

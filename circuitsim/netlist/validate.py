@@ -94,6 +94,15 @@ def _lengths(netlist: Netlist) -> list[NetlistError]:
                     value=len(crossbar.word_neg),
                 )
             )
+        if crossbar.device_names and len(crossbar.device_names) != crossbar.devices:
+            problems.append(
+                NetlistError(
+                    f"must have {crossbar.devices} entries, one per device",
+                    object=crossbar.name,
+                    field="device_names",
+                    value=len(crossbar.device_names),
+                )
+            )
         for name in ("g_plus", "g_minus", "mask"):
             array = getattr(crossbar, name)
             if array is not None and array.shape != crossbar.shape:

@@ -1,30 +1,32 @@
 """Netlist -> SPICE deck: text that ngspice and Xyce both read.
 
 Element lines are the dialect that the two share. Options carry Xyce's package names; ngspice takes
-those for unknown flags and ignores them, Xyce warns of the options that only ngspice knows. Sources:
-the ngspice manual, chapters 3 to 5, 7 and 11; the Xyce Reference Guide, ``.OPTIONS`` and B device.
+those for unknown flags and ignores them. Xyce warns of the options that only ngspice knows, and takes
+a diode's NBV into account from its level 2 on. Sources: the ngspice manual, chapters 3 to 5, 7 and 11;
+the Xyce Reference Guide, ``.OPTIONS``, B and D device.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from circuitsim.netlist import Netlist, SoftmaxLoad, flatten
+from circuitsim.netlist import Netlist, flatten
 from circuitsim.netlist.models import thermal_voltage
-from circuitsim.netlist.tables import FloatArray, IntArray
-from circuitsim.spice.names import LegalNames, node_names
+from circuitsim.netlist.tables import IntArray
+from circuitsim.spice.deck_file import Analysis, Deck, OperatingPointAnalysis, TransientAnalysis
+from circuitsim.spice.deck_lines import KINDS, DeckLines, keeps_brackets, one_line
+from circuitsim.spice.names import node_names
 
 __all__ = ["DeckOptions", "deck_nodes", "write_deck"]
 
 _WIDTH = 110
-_LOWEST_GMIN = 1e-21
-"""gmin where a diode has no parallel conductance [S]: 0 S could leave gmin stepping without an end."""
-_LARGEST_EXPONENT = 100.0
-"""exp of more than this is not taken in a softmax: its 1e-44 is as good as any smaller share."""
+_ACTED_ON = ("gmin", "temp", "tnom", "rshunt")
+"""Options of a deck that its elements hold already, or that are written from what these hold."""
+_UNSAFE = re.compile(r"[^\w.+-]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +34,7 @@ class DeckOptions:
     """Tolerances of the simulator, tight enough to agree with ours to rounding.
 
     ``thermal_voltage`` [V] turns a diode's slope voltage into an emission coefficient. It is
-    ngspice's at 27 C; Xyce's constants differ from ngspice's in the fifth digit.
+    ngspice's at the deck's temperature; Xyce's constants differ from ngspice's in the fifth digit.
     """
 
     relative_tolerance: float = 1e-9
@@ -45,35 +47,105 @@ class DeckOptions:
     pivot_tolerance: float = 1e-24
     """Smallest matrix entry that ngspice accepts as a pivot [S]; its default, 1e-13, calls circuits
     of weak conductances singular."""
-    thermal_voltage: float = field(default_factory=thermal_voltage)
+    thermal_voltage: float | None = None
+
+    def written(self) -> dict[str, float | str | bool]:
+        """Return the options as a deck has them."""
+        return {
+            "reltol": float(self.relative_tolerance),
+            "abstol": float(self.current_tolerance),
+            "vntol": float(self.voltage_tolerance),
+            "itl1": self.iterations,
+            "pivtol": float(self.pivot_tolerance),
+        }
 
 
 def deck_nodes(netlist: Netlist) -> dict[str, str]:
     """Return the deck's name of every node, by its name in the circuit; internal nodes come last."""
-    names = flatten(netlist).netlist.node_names
-    return dict(zip(names, node_names(names), strict=True))
+    flat = flatten(netlist).netlist
+    legal = node_names(flat.node_names, brackets=keeps_brackets(flat))
+    return dict(zip(flat.node_names, legal, strict=True))
 
 
-def write_deck(netlist: Netlist, *, title: str | None = None, options: DeckOptions = DeckOptions()) -> str:
-    """Return the deck of a circuit's operating point: the same text for the same circuit.
+def write_deck(
+    circuit: Netlist | Deck,
+    *,
+    title: str | None = None,
+    options: DeckOptions | None = None,
+    analyses: Sequence[Analysis] | None = None,
+    origin: Netlist | None = None,
+) -> str:
+    """Return the deck of a circuit: the same text for the same circuit.
 
     Blocks are written as their elements, with a comment over each group of lines that says which
-    crossbar, bank of amplifiers or neuron it is. Devices of 0 S are left out.
+    crossbar, bank of amplifiers or neuron it is. Devices of 0 S are left out. A node or an element whose
+    name is legal in SPICE keeps it, and values read back as the same doubles, so that a deck that is read,
+    written and read again is the same circuit. The anchor values of a corrected phase are parameters.
 
     Args:
-        netlist: any circuit, its input voltages in its voltage sources (see `with_inputs`).
-        title: the first line; the netlist's title by default.
-        options: tolerances.
+        circuit: any circuit, its input voltages in its voltage sources (see `with_inputs`), or a deck.
+        title: the first line; the circuit's title by default.
+        options: tolerances; by default a deck's own, and `DeckOptions` for a netlist.
+        analyses: what to run; by default what the deck says, else the operating point.
+        origin: the circuit that a flat ``circuit`` was derived from, whose blocks the comments name.
     """
-    writer = _Writer(netlist, flatten(netlist).netlist, options)
-    lines = [f"* {_one_line(netlist.title if title is None else title)}"]
-    lines += writer.node_comments()
-    for section in writer.sections():
-        lines += section
-    lines += writer.models()
-    lines += writer.options()
-    lines += [".op", ".end"]
-    return "\n".join(part for line in lines for part in _wrapped(line)) + "\n"
+    deck = circuit if isinstance(circuit, Deck) else Deck(title=circuit.title, netlist=circuit)
+    flat = flatten(deck.netlist).netlist
+    if options is None and not isinstance(circuit, Deck):
+        options = DeckOptions()
+    chosen = None if options is None else options.thermal_voltage
+    writer = DeckLines(deck, flat, float(chosen or thermal_voltage(deck.temperature)))
+    heading = re.sub(r"^[*\s]+", "", one_line(deck.title if title is None else title))
+    lines = [f"* {heading}".rstrip(), *_node_comments(flat, writer.node)]
+    rows = {kind: writer.rows(kind) for kind in KINDS}
+    for section in _sections(deck.netlist, writer.given_names, origin):
+        lines += ["*", f"* {one_line(section.heading)}"]
+        lines += [rows[kind][row] for kind, own in section.rows.items() for row in own if rows[kind][row]]
+    for load in flat.loads:
+        lines += ["*", f"* {one_line(f'softmax load {load.name}')}", *writer.softmax(load)]
+    if models := writer.models():
+        lines += ["*", "* diodes", *models]
+    if start := writer.start():
+        lines += ["*", *start]
+    wanted = (deck.analyses if analyses is None else tuple(analyses)) or (OperatingPointAnalysis(),)
+    lines += ["*", *_option_lines(deck, options, writer.gmin, wanted)]
+    lines += [*(writer.analysis(analysis) for analysis in wanted), ".end"]
+    return "\n".join(_wrapped("\n".join(lines).split("\n"))) + "\n"
+
+
+def _node_comments(flat: Netlist, node: Sequence[str]) -> list[str]:
+    renamed = [(deck, name) for deck, name in zip(node, flat.node_names, strict=True) if deck != name]
+    lines = [f"* node {deck} is {one_line(name)}" for deck, name in renamed]
+    return ["*", "* names of nodes here and in the circuit", *lines] if lines else []
+
+
+def _option_lines(
+    deck: Deck, options: DeckOptions | None, gmin: float, analyses: Sequence[Analysis]
+) -> list[str]:
+    groups: dict[str, dict[str, float | str | bool]] = {"device": {"gmin": gmin}, "nonlin": {}}
+    if deck.temperature != 27.0:
+        # Values are those at the circuit's temperature: nothing is left to be scaled.
+        groups["device"] |= {"temp": float(deck.temperature), "tnom": float(deck.temperature)}
+    for key, value in (deck.options if options is None else options.written()).items():
+        package, dot, name = key.rpartition(".")
+        if key not in _ACTED_ON and not _UNSAFE.search(f"{key}{value}"):
+            groups.setdefault(package if dot else "nonlin", {})[name] = value
+    if any(isinstance(analysis, TransientAnalysis) for analysis in analyses) and "timeint" not in groups:
+        given = groups["nonlin"]
+        groups["timeint"] = {key: given[key] for key in ("reltol", "abstol") if key in given}
+    return [
+        " ".join([f".options {package}", *(_option(key, value) for key, value in group.items())])
+        for package, group in groups.items()
+        if group
+    ]
+
+
+def _option(key: str, value: float | str | bool) -> str:
+    if isinstance(value, bool):
+        return key
+    # Iteration limits are whole numbers.
+    whole = isinstance(value, float) and key.startswith("itl") and value.is_integer()
+    return f"{key}={int(value) if whole else value}"
 
 
 @dataclass(frozen=True)
@@ -81,235 +153,83 @@ class _Section:
     """Rows of the flat tables that belong together."""
 
     heading: str
-    rows: Mapping[str, Iterable[int]]
+    rows: Mapping[str, Sequence[int]]
 
 
-class _Writer:
-    """The lines of one circuit; ``_LINES`` has one function per element kind."""
+def _sections(blocks: Netlist, names: Mapping[str, Sequence[str]], origin: Netlist | None) -> list[_Section]:
+    """Return the rows of the flat tables, whose names by kind are given, by what they came from.
 
-    def __init__(self, blocks: Netlist, flat: Netlist, options: DeckOptions) -> None:
-        self.blocks = blocks
-        self.flat = flat
-        self.settings = options
-        self.node = node_names(flat.node_names)
-        self.names = LegalNames()
-        # Currents are sensed through voltage sources: their names are needed before their lines.
-        self.source = [self.names.legal(name, "V") for name in flat.vsource.name]
-        self.model_of: dict[tuple[float, float], str] = {}
-        parallel = flat.diode.parallel_conductance
-        # gmin lies in parallel with every diode: what one has beyond the least is a resistor.
-        self.gmin = max(float(parallel.min()), _LOWEST_GMIN) if len(parallel) else 1e-12
-
-    def node_comments(self) -> list[str]:
-        renamed = [
-            (deck, name) for deck, name in zip(self.node, self.flat.node_names, strict=True) if deck != name
-        ]
-        lines = [f"* node {deck} is {_one_line(name)}" for deck, name in renamed]
-        return ["*", "* names of nodes here and in the circuit", *lines] if lines else []
-
-    def sections(self) -> Iterator[list[str]]:
-        text = {kind: lines(self, getattr(self.flat, kind)) for kind, lines in _LINES.items()}
-        for section in _sections(self.blocks, self.flat):
-            lines = [line for kind, rows in section.rows.items() for row in rows for line in text[kind][row]]
-            yield ["*", f"* {_one_line(section.heading)}", *lines]
-        for load in self.flat.loads:
-            yield ["*", f"* {_one_line(f'softmax load {load.name}')}", *self._softmax(load)]
-
-    def models(self) -> list[str]:
-        if not self.model_of:
-            return []
-        cards = [
-            f".model {name} D (IS={saturation!r} N={emission!r})"
-            for (saturation, emission), name in self.model_of.items()
-        ]
-        return ["*", "* diodes", *cards]
-
-    def options(self) -> list[str]:
-        s = self.settings
-        return [
-            "*",
-            f".options device gmin={self.gmin!r}",
-            f".options nonlin reltol={s.relative_tolerance!r} abstol={s.current_tolerance!r} "
-            f"vntol={s.voltage_tolerance!r} itl1={s.iterations} pivtol={s.pivot_tolerance!r}",
-        ]
-
-    def element(self, letter: str, name: str) -> str:
-        return self.names.legal(name, letter)
-
-    def ends(self, table: Any) -> Iterator[tuple[str, str, str]]:
-        """Yield the name and the deck's nodes of each row of a table."""
-        node = self.node
-        for name, pos, neg in zip(table.name, table.pos.tolist(), table.neg.tolist(), strict=True):
-            yield name, node[pos], node[neg]
-
-    def controls(self, table: Any) -> Iterator[tuple[str, str]]:
-        for pos, neg in zip(table.control_pos.tolist(), table.control_neg.tolist(), strict=True):
-            yield self.node[pos], self.node[neg]
-
-    def model(self, saturation_current: float, slope_voltage: float) -> str:
-        """Return the model card for a diode's parameters, shared between equal ones."""
-        key = (saturation_current, slope_voltage / float(self.settings.thermal_voltage))
-        return self.model_of.setdefault(key, f"diode_{len(self.model_of) + 1}")
-
-    def _softmax(self, load: SoftmaxLoad) -> list[str]:
-        # 1 / sum_m exp((y_m - y_k)/scale) holds no exponential of a voltage itself; it takes K^2 terms.
-        ends = [(self.node[p], self.node[n]) for p, n in zip(load.pos, load.neg, strict=True)]
-        y = [_drop(*pair) for pair in ends]
-        scale, amplitude = _constant(float(load.scale)), _constant(float(load.amplitude))
-        lines = []
-        for k, target in enumerate(load.target.tolist()):
-            rises = [f"({y_m} - {y[k]})/{scale}" for m, y_m in enumerate(y) if m != k]
-            others = [f"exp(min({rise}, {_LARGEST_EXPONENT!r}))" for rise in rises]
-            share = f"1/({' + '.join(['1', *others])})"
-            lines.append(
-                f"{self.element('B', f'{load.name}.{k}')} {' '.join(ends[k])} "
-                f"I={{{amplitude}*({share} - {_constant(target)})}}"
-            )
-        return lines
+    Rows of blocks, and all rows of a derived circuit, are told by the start of their names.
+    """
+    source = blocks if origin is None else origin
+    own = list(_own_sections(source))
+    headings = [section.heading for section in own]
+    known: dict[str, int] = {}
+    for prefixes, heading in _block_headings(source):
+        known |= dict.fromkeys(prefixes, len(headings))
+        headings.append(heading)
+    found: dict[str, dict[str, list[int]]] = {heading: {} for heading in headings}
+    first = {table.kind: len(table) if origin is None else 0 for table in blocks.tables()}
+    for index, section in enumerate(own):
+        for kind, rows in section.rows.items():
+            if origin is None:
+                found[section.heading][kind] = list(rows)
+            else:
+                own_names = getattr(source, kind).name
+                known |= {own_names[row]: index for row in rows}
+    find = _Headings(headings, known)
+    for kind, kind_names in names.items():
+        last, rows_here = None, list[int]()
+        for row in range(first[kind], len(kind_names)):
+            name = kind_names[row]
+            start = name.rpartition(".")[0]
+            # Devices of one line follow each other, and share all but the end of their names.
+            is_known = name in known or name[2:] in known
+            if start != last or is_known:
+                rows_here = found.setdefault(find(name), {}).setdefault(kind, [])
+                last = None if is_known else start
+            rows_here.append(row)
+    return [_Section(heading, rows) for heading, rows in found.items() if rows]
 
 
-# Each function returns, per row of its table, the lines of that row.
+class _Headings:
+    """Finds the heading of an element by its name, or by what its name starts with up to a dot."""
+
+    def __init__(self, headings: Sequence[str], known: Mapping[str, int]) -> None:
+        self._headings = headings
+        self._known = known
+
+    def __call__(self, name: str) -> str:
+        start = name
+        while start:
+            if start in self._known:
+                return self._headings[self._known[start]]
+            if start.startswith("d."):
+                return f"dual network: {self(start[2:])}"
+            start = start.rpartition(".")[0]
+        return "nudge" if name.partition(".")[0] == "nudge" else "other elements"
 
 
-def _resistors(w: _Writer, table: Any) -> list[list[str]]:
-    return [
-        [f"{w.element('R', name)} {pos} {neg} {1 / g!r}"] if g else []
-        for (name, pos, neg), g in zip(w.ends(table), table.conductance.tolist(), strict=True)
-    ]
-
-
-def _capacitors(w: _Writer, table: Any) -> list[list[str]]:
-    return _two_terminal(w, table, "C", table.capacitance)
-
-
-def _current_sources(w: _Writer, table: Any) -> list[list[str]]:
-    return _two_terminal(w, table, "I", table.current)
-
-
-def _two_terminal(w: _Writer, table: Any, letter: str, values: FloatArray) -> list[list[str]]:
-    return [
-        [f"{w.element(letter, name)} {pos} {neg} {value!r}"]
-        for (name, pos, neg), value in zip(w.ends(table), values.tolist(), strict=True)
-    ]
-
-
-def _diodes(w: _Writer, table: Any) -> list[list[str]]:
-    found = []
-    parameters = zip(
-        table.saturation_current.tolist(),
-        table.slope_voltage.tolist(),
-        table.parallel_conductance.tolist(),
-        strict=True,
-    )
-    for (name, pos, neg), (saturation, slope, parallel) in zip(w.ends(table), parameters, strict=True):
-        lines = [f"{w.element('D', name)} {pos} {neg} {w.model(saturation, slope)}"]
-        if parallel > w.gmin:
-            lines.append(f"{w.element('R', f'{name}.parallel')} {pos} {neg} {1 / (parallel - w.gmin)!r}")
-        found.append(lines)
-    return found
-
-
-def _voltage_sources(w: _Writer, table: Any) -> list[list[str]]:
-    return [
-        [f"{source} {pos} {neg} {value!r}"]
-        for source, (_, pos, neg), value in zip(w.source, w.ends(table), table.voltage.tolist(), strict=True)
-    ]
-
-
-def _voltage_controlled(letter: str, column: str) -> Callable[[_Writer, Any], list[list[str]]]:
-    def lines(w: _Writer, table: Any) -> list[list[str]]:
-        values = getattr(table, column).tolist()
-        return [
-            [f"{w.element(letter, name)} {pos} {neg} {c_pos} {c_neg} {value!r}"]
-            for (name, pos, neg), (c_pos, c_neg), value in zip(
-                w.ends(table), w.controls(table), values, strict=True
-            )
-        ]
-
-    return lines
-
-
-def _current_controlled(letter: str, column: str) -> Callable[[_Writer, Any], list[list[str]]]:
-    def lines(w: _Writer, table: Any) -> list[list[str]]:
-        values = zip(table.control.tolist(), getattr(table, column).tolist(), strict=True)
-        return [
-            [f"{w.element(letter, name)} {pos} {neg} {w.source[control]} {value!r}"]
-            for (name, pos, neg), (control, value) in zip(w.ends(table), values, strict=True)
-        ]
-
-    return lines
-
-
-def _buffers(w: _Writer, table: Any) -> list[list[str]]:
-    found = []
-    parameters = zip(table.gain.tolist(), table.saturation.tolist(), table.offset.tolist(), strict=True)
-    for (name, pos, neg), control, (gain, saturation, offset) in zip(
-        w.ends(table), w.controls(table), parameters, strict=True
-    ):
-        if saturation == np.inf and offset == 0:
-            found.append([f"{w.element('E', name)} {pos} {neg} {control[0]} {control[1]} {gain!r}"])
-            continue
-        drop = _drop(*control)
-        linear = f"{_constant(gain)}*({f'{drop} + {_constant(offset)}' if offset else drop})"
-        if saturation != np.inf:
-            limit = _constant(saturation)
-            linear = f"{limit}*tanh({linear}/{limit})"
-        found.append([f"{w.element('B', name)} {pos} {neg} V={{{linear}}}"])
-    return found
-
-
-_LINES: dict[str, Callable[[_Writer, Any], list[list[str]]]] = {
-    "vsource": _voltage_sources,
-    "isource": _current_sources,
-    "capacitor": _capacitors,
-    "resistor": _resistors,
-    "diode": _diodes,
-    "vccs": _voltage_controlled("G", "transconductance"),
-    "vcvs": _voltage_controlled("E", "gain"),
-    "cccs": _current_controlled("F", "gain"),
-    "ccvs": _current_controlled("H", "transresistance"),
-    "buffer": _buffers,
-}
-
-
-def _sections(blocks: Netlist, flat: Netlist) -> Iterator[_Section]:
-    """Yield the rows of the flat tables by what they came from, in the order in which `flatten` writes."""
-    start = {table.kind: len(table) for table in blocks.tables()}
-    yield from _own_sections(blocks)
-
-    def take(kind: str, count: int) -> range:
-        rows = range(start[kind], start[kind] + count)
-        start[kind] += count
-        return rows
-
-    for crossbar in blocks.crossbars:
+def _block_headings(netlist: Netlist) -> Iterator[tuple[list[str], str]]:
+    """Yield what the names of a block's elements start with, and what to call them."""
+    for crossbar in netlist.crossbars:
         m, n = crossbar.shape
-        size = crossbar.devices // (2 if crossbar.differential else 1)
-        for half, words in (("positive", crossbar.word_pos), ("negative", crossbar.word_neg)):
-            if words is None:
+        mask = np.ones((m, n), dtype=bool) if crossbar.mask is None else crossbar.mask
+        for half, letter, g in (("positive", "p", crossbar.g_plus), ("negative", "n", crossbar.g_minus)):
+            if g is None:
                 continue
-            rows = take("resistor", size)
             heading = f"crossbar {crossbar.name}, {half} word lines: {m} word lines, {n} bit lines"
-            absent = int(np.count_nonzero(flat.resistor.conductance[rows.start : rows.stop] == 0))
+            absent = int(np.count_nonzero(mask & (g == 0)))
             if absent:
                 heading += f"; {absent} devices of 0 S are left out"
-            yield _Section(heading, {"resistor": rows})
-    for bank in blocks.banks:
-        for half, outputs in (("positive", bank.out_pos), ("negative", bank.out_neg)):
-            if outputs is None:
-                continue
-            size = len(outputs)
-            section: dict[str, Iterable[int]] = {}
-            if not bank.one_way:
-                section = {"vsource": take("vsource", size), "cccs": take("cccs", size)}
-            section["buffer"] = take("buffer", size)
-            yield _Section(f"amplifier bank {bank.name}, {half} outputs", section)
-    for sense in blocks.senses:
-        size = len(sense.bit)
-        rows = take("vsource", size)
-        yield _Section(f"virtual grounds {sense.name}", {"vsource": rows, "cccs": take("cccs", size)})
-    for table in flat.tables():
-        assert start[table.kind] == len(table), f"rows of {table.kind} that belong to nothing"
+            yield [f"{crossbar.name}.{letter}", *crossbar.device_names], heading
+        if crossbar.wired:
+            yield [crossbar.name], f"crossbar {crossbar.name}, wires"
+    for bank in netlist.banks:
+        for half, letter in (("positive", "p"), ("negative", "n")):
+            yield [f"{bank.name}.{letter}"], f"amplifier bank {bank.name}, {half} outputs"
+    for sense in netlist.senses:
+        yield [sense.name], f"virtual grounds {sense.name}"
 
 
 def _own_sections(netlist: Netlist) -> Iterator[_Section]:
@@ -323,10 +243,10 @@ def _own_sections(netlist: Netlist) -> Iterator[_Section]:
         owner[nodes] = np.arange(len(labels), len(labels) + len(nodes))
         labels += [f"layer {layer}, neuron {netlist.node_names[node]}" for node in nodes]
     rows: list[dict[str, list[int]]] = [{} for _ in range(len(labels) + 1)]
-    for kind in _LINES:
+    for kind in KINDS:
         table = getattr(netlist, kind)
         owners = [owner[getattr(table, column.name)] for column in table.columns("node")]
-        for row, which in enumerate(_only_owner(owners).tolist()):
+        for row, which in enumerate(_only_owner(owners, len(table)).tolist()):
             rows[which].setdefault(kind, []).append(row)
     if rows[-1]:
         yield _Section("sources and elements between neurons" if labels else "elements", rows[-1])
@@ -335,52 +255,31 @@ def _own_sections(netlist: Netlist) -> Iterator[_Section]:
             yield _Section(label, own)
 
 
-def _only_owner(owners: Sequence[IntArray]) -> IntArray:
+def _only_owner(owners: Sequence[IntArray], rows: int) -> IntArray:
     """Return, per row, the one owner that is named, or -1 for none and for more than one."""
-    stacked = np.stack(owners)
+    stacked = np.stack([np.full(rows, -1, dtype=np.int64), *owners])
     highest = stacked.max(axis=0)
     lowest = np.where(stacked < 0, highest, stacked).min(axis=0)
     return np.where(lowest == highest, highest, -1)
 
 
-def _drop(pos: str, neg: str) -> str:
-    """Return the expression of the voltage between two of the deck's nodes."""
-    if pos == neg:
-        return "0"
-    if neg == "0":
-        return f"v({pos})"
-    return f"(0 - v({neg}))" if pos == "0" else f"(v({pos}) - v({neg}))"
-
-
-def _constant(value: float) -> str:
-    """Return a number for an expression, in brackets where it is more than one digit string.
-
-    ngspice rounds each number inside an expression to 11 significant digits (measured with version
-    39; not so on other lines), so a longer one is written as a sum of two.
-    """
-    head = float(f"{value:.10e}")
-    rest = float(f"{value - head:.10e}")
-    if rest:
-        return f"({head!r} {'-' if rest < 0 else '+'} {abs(rest)!r})"
-    return repr(head) if head >= 0 else f"({head!r})"
-
-
-def _one_line(text: str) -> str:
-    """Return text fit for a comment: one line, ASCII."""
-    return " ".join(text.split()).encode("ascii", "backslashreplace").decode()
-
-
-def _wrapped(line: str) -> Iterator[str]:
-    """Break a long line at spaces into continuation lines; a comment goes on as a comment."""
-    if len(line) <= _WIDTH:
-        yield line
-        return
-    mark = "*  " if line.startswith("*") else "+ "
-    head = ""
-    for word in line.split(" "):
-        if head and len(head) + 1 + len(word) > _WIDTH:
-            yield head
-            head = mark + word
-        else:
-            head = f"{head} {word}" if head else word
-    yield head
+def _wrapped(lines: Iterable[str]) -> Iterator[str]:
+    """Break long lines at spaces into continuation lines; a comment goes on as a comment."""
+    for line in lines:
+        if len(line) <= _WIDTH:
+            yield line
+            continue
+        code, mark, comment = line.partition(" ; ")
+        if mark and not line.startswith("*"):
+            # A line cannot go on behind a comment.
+            yield from _wrapped([f"* {comment}", code])
+            continue
+        mark = "*  " if line.startswith("*") else "+ "
+        head = ""
+        for word in line.split(" "):
+            if head and len(head) + 1 + len(word) > _WIDTH:
+                yield head
+                head = mark + word
+            else:
+                head = f"{head} {word}" if head else word
+        yield head
