@@ -83,7 +83,8 @@ USABLE = import circuitsim, h5py, matplotlib, numba, numpy, pooch, pydantic, ric
 USABLE_DEV = import hypothesis, importlinter, mypy, pytest, pytest_benchmark, pytest_cov, ruff, scipy, xdist; $(USABLE)
 
 ngspice:
-	@command -v ngspice >/dev/null 2>&1 && exit 0; \
+	@library() { PATH="$$PATH:/sbin:/usr/sbin" ldconfig -p 2>/dev/null | grep -q libngspice; }; \
+	command -v ngspice >/dev/null 2>&1 && library && exit 0; \
 	as_root=no; \
 	if command -v apt-get >/dev/null 2>&1; then \
 		if [ "$$(id -u)" = 0 ]; then as_root=; \
@@ -95,9 +96,13 @@ ngspice:
 		  $$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq ngspice libngspice0-dev; \
 		} >/dev/null 2>&1 </dev/null || :; \
 	fi; \
-	command -v ngspice >/dev/null 2>&1 || \
-	echo "ngspice is not installed and cannot be installed here: the SPICE cross-checks will be skipped" \
-		"(install the package ngspice to run them)"
+	if ! command -v ngspice >/dev/null 2>&1; then \
+		echo "ngspice is not installed and cannot be installed here: the SPICE cross-checks will be skipped" \
+			"(install the package ngspice to run them)"; \
+	elif ! library; then \
+		echo "libngspice was not found and cannot be installed here: the cross-checks through PySpice's shared" \
+			"library will be skipped (install the package libngspice0-dev to run them)"; \
+	fi
 
 pyspice: $(INSTALLED_DEV)
 	@$(PY) -c 'import sys, importlib.util as u; sys.exit(u.find_spec("PySpice") is None)' || \

@@ -13,6 +13,8 @@ __all__ = [
     "InstrumentError",
     "NetlistError",
     "RecordError",
+    "SimulatorError",
+    "SimulatorMissingError",
     "SpecError",
 ]
 
@@ -23,7 +25,7 @@ class CircuitsimError(Exception):
     """One problem, named by file, object, field, value, rule and remedy.
 
     ``exit_code`` is what the command line returns: 2 for bad input, 3 for a solve that did not
-    converge.
+    converge, on either side of a cross-check, 4 where there is no SPICE simulator.
     """
 
     exit_code = 2
@@ -85,7 +87,19 @@ class ConvergenceError(CircuitsimError):
 
 
 class CrossCheckError(CircuitsimError):
-    """Two simulators disagree, or the other one cannot be run."""
+    """A cross-check that cannot be made as asked."""
+
+
+class SimulatorError(CrossCheckError):
+    """The other simulator gave no answer, or none that can be trusted."""
+
+    exit_code = 3
+
+
+class SimulatorMissingError(CrossCheckError):
+    """The other simulator is not installed, or does not run here at all."""
+
+    exit_code = 4
 
 
 class InstrumentError(CircuitsimError):

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import math
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from circuitsim.cli.output import JSON_OPTION, announce_compilation, print_json, print_table, remark
-from circuitsim.cli.source import METHOD_OPTION, METHODS, SEED_OPTION, check_choice, read_source
+from circuitsim.cli.source import METHOD_OPTION, METHODS, check_choice, is_experiment, read_source
 from circuitsim.errors import SpecError
+
+if TYPE_CHECKING:
+    from circuitsim.learning import Cost
+    from circuitsim.netlist import Values
+    from circuitsim.netlist.tables import FloatArray
+    from circuitsim.solver import Plan
 
 
 def command(
-    network: Path = typer.Argument(..., help="Network description (.yaml)."),
+    circuit: Path = typer.Argument(..., help="Network description or experiment (.yaml)."),
     beta: list[float] = typer.Option(
         [0.1, 0.01, 0.001], "--beta", help="Nudging strength; repeat for several."
     ),
@@ -22,59 +30,43 @@ def command(
         20, "--devices", min=1, help="Devices of each crossbar for finite differences."
     ),
     method: str = METHOD_OPTION,
-    seed: int = SEED_OPTION,
+    seed: int | None = typer.Option(
+        None, "--seed", min=0, help="Seed of the initial conductances: 0, or an experiment's own."
+    ),
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Compare each estimator's gradient to the adjoint, and to central finite differences.
 
     Relative error and cosine are without unit, gradients in W/S. A network with 64 inputs and 10
-    outputs gets digits, any other random inputs.
+    outputs gets digits, any other random inputs. Of an experiment it is the die before training, on the
+    first training samples: the way to check a SPICE deck, as in runs/xor.yaml.
 
     Example: circuitsim gradcheck netlists/digits.yaml --beta 0.1 --beta 0.01
 
     JSON: a list of {estimator, beta, crossbar, relative_error, cosine (against the adjoint),
     relative_error_fd, cosine_fd (against finite differences), devices (of those)}.
     """
-    import numpy as np
-
-    from circuitsim.data import load_digits
     from circuitsim.learning import Phases, check_gradients
-    from circuitsim.seeds import stream
-    from circuitsim.solver import SolverSettings, build_plan
+    from circuitsim.solver import SolverSettings
 
     announce_compilation()
     for strength in beta:
-        if not 0 < strength < np.inf:
+        if not 0 < strength < math.inf:
             raise SpecError("must be greater than zero and finite", field="--beta", value=strength)
     check_choice("--method", method, METHODS)
-    source = read_source(network, seed=seed)
-    if source.network is None or source.cost is None:
-        raise SpecError(
-            "is a netlist; gradients need a cost", file=network, remedy="Give a network description."
-        )
-    if not source.netlist.trainable:
-        raise SpecError(
-            "has no trainable crossbar, so there is nothing to check",
-            file=network,
-            remedy="Set trainable: true in a synapse or a bias.",
-        )
-    size, classes = source.network.input_size, source.network.output_size
-    if (size, classes) == (64, 10):
-        data = load_digits()
-        inputs, labels = data.train_inputs[:batch], data.train_labels[:batch]
-        drawn = "digits"
+    if is_experiment(circuit):
+        subject = _experiment(circuit, batch, seed)
     else:
-        inputs = stream(seed, "gradcheck", "inputs").uniform(-1, 1, (batch, size))
-        labels = stream(seed, "gradcheck", "labels").integers(classes, size=batch)
-        drawn = "uniform random"
+        subject = _network(circuit, batch, seed or 0)
     phases = Phases(
-        plan=build_plan(source.netlist),
-        values=source.netlist.values(),
-        cost=source.cost,
+        plan=subject.plan,
+        values=subject.values,
+        cost=subject.cost,
         settings=SolverSettings(method=method, check=False),  # type: ignore[arg-type]
     )
-    targets = source.cost.targets(labels, classes)
-    rows = check_gradients(phases, inputs, targets, betas=beta, devices=devices, seed=seed)
+    rows = check_gradients(
+        phases, subject.inputs, subject.targets, betas=beta, devices=devices, seed=subject.seed
+    )
     if as_json:
         print_json([asdict(row) for row in rows])
         return
@@ -99,5 +91,75 @@ def command(
         "error to differences",
         "cosine",
     ]
-    print_table(f"Gradients of {source.netlist.title}", columns, table, left=(0, 1), groups=True)
-    remark(f"{len(inputs)} {drawn} inputs; finite differences on up to {devices} devices of each crossbar")
+    print_table(f"Gradients of {subject.plan.netlist.title}", columns, table, left=(0, 1), groups=True)
+    drawn = f"{len(subject.inputs)} {subject.drawn} inputs"
+    remark(f"{drawn}; finite differences on up to {devices} devices of each crossbar")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Subject:
+    """A circuit with its cost, and a batch to take gradients of."""
+
+    plan: Plan
+    values: Values
+    cost: Cost
+    inputs: FloatArray
+    targets: FloatArray
+    drawn: str
+    seed: int
+
+
+def _experiment(path: Path, batch: int, seed: int | None) -> _Subject:
+    """The die of an experiment, before training, on its first training samples."""
+    from circuitsim.study import load_experiment, prepare
+
+    experiment = load_experiment(path)
+    if seed is not None:
+        experiment = experiment.model_copy(update={"seed": seed})
+    bench = prepare(experiment, folder=path.parent, file=path)
+    return _Subject(
+        plan=bench.plan,
+        values=bench.chip.values,
+        cost=bench.cost,
+        inputs=bench.data.train_inputs[:batch],
+        targets=bench.cost.targets(bench.data.train_labels[:batch], bench.data.classes),
+        drawn=bench.data.name,
+        seed=experiment.seed,
+    )
+
+
+def _network(path: Path, batch: int, seed: int) -> _Subject:
+    from circuitsim.data import load_digits
+    from circuitsim.seeds import stream
+    from circuitsim.solver import build_plan
+
+    source = read_source(path, seed=seed)
+    if source.network is None or source.cost is None:
+        kind, remedy = "a netlist", "Give a network description."
+        if source.deck is not None:
+            kind, remedy = "a deck", "Give an experiment that names the deck, and the roles of its elements."
+        raise SpecError(f"is {kind}; gradients need a cost", file=path, remedy=remedy)
+    if not source.netlist.trainable:
+        raise SpecError(
+            "has no trainable crossbar, so there is nothing to check",
+            file=path,
+            remedy="Set trainable: true in a synapse or a bias.",
+        )
+    size, classes = source.network.input_size, source.network.output_size
+    if (size, classes) == (64, 10):
+        data = load_digits()
+        inputs, labels = data.train_inputs[:batch], data.train_labels[:batch]
+        drawn = "digits"
+    else:
+        inputs = stream(seed, "gradcheck", "inputs").uniform(-1, 1, (batch, size))
+        labels = stream(seed, "gradcheck", "labels").integers(classes, size=batch)
+        drawn = "uniform random"
+    return _Subject(
+        plan=build_plan(source.netlist),
+        values=source.netlist.values(),
+        cost=source.cost,
+        inputs=inputs,
+        targets=source.cost.targets(labels, classes),
+        drawn=drawn,
+        seed=seed,
+    )

@@ -9,7 +9,7 @@ import sys
 import typer
 
 from circuitsim.cli import compile as compile_command
-from circuitsim.cli import gradcheck, runs, schema, show, solve, train
+from circuitsim.cli import crosscheck, gradcheck, relax, runs, schema, show, solve, train, tran
 from circuitsim.errors import CircuitsimError
 
 __all__ = ["app", "main"]
@@ -17,7 +17,8 @@ __all__ = ["app", "main"]
 app = typer.Typer(
     name="circuitsim",
     help="Learning on simulated analog hardware: compile networks to circuits, solve them, train them.",
-    epilog="Exit codes: 0 done, 2 bad input, 3 did not converge, 130 interrupted.",
+    epilog="Exit codes: 0 done, 1 a cross-check failed, 2 bad input, 3 did not converge, 4 no SPICE, "
+    "130 interrupted.",
     no_args_is_help=True,
     # Plain help: it starts faster, and leaves [V] and hidden[3] as they are.
     rich_markup_mode=None,
@@ -27,7 +28,10 @@ app = typer.Typer(
 for _name, _command, _summary in (
     ("compile", compile_command.command, "A network as a netlist: summary, YAML, SPICE deck."),
     ("solve", solve.command, "The operating point of one input."),
+    ("tran", tran.command, "A circuit in time, or until it has settled."),
     ("gradcheck", gradcheck.command, "Every estimator against the exact gradient."),
+    ("crosscheck", crosscheck.command, "Every phase and its gradient against SPICE."),
+    ("relax", relax.command, "The gradient's error while a network relaxes."),
     ("train", train.command, "An experiment: train, record, draw."),
     ("show", show.command, "A record as tables and figures."),
     ("runs", runs.command, "The records of a folder."),
@@ -54,7 +58,10 @@ def _root(
 
 
 def main() -> None:
-    """Run the command line. Exit codes: 0 done, 2 bad input, 3 did not converge, 130 interrupted."""
+    """Run the command line. Exit codes: 0 done, 2 bad input, 3 did not converge, 130 interrupted.
+
+    Of a cross-check also 1, outside its tolerances, and 4, no SPICE to check against.
+    """
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A name that the terminal's encoding lacks is no reason to fail.
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -42,12 +42,13 @@ class ProgressDisplay:
         self.record = record
         data, netlist = bench.data, bench.plan.netlist
         devices = sum(crossbar.devices for crossbar in netlist.crossbars)
+        tested = f"{len(data.test_labels)} held out" if data.held_out else "the same ones to test on"
         remark(
-            f"{bench.experiment.name}: {data.name}, {len(data.train_labels)} samples to learn from, "
-            f"{len(data.test_labels)} held out"
+            f"{bench.experiment.name}: {data.name}, {len(data.train_labels)} samples to learn from, {tested}"
         )
+        kind = "deck" if bench.network is None else "network"
         remark(
-            f"network {netlist.title}, {devices} devices, {bench.plan.method} method; "
+            f"{kind} {netlist.title}, {devices} devices, {bench.plan.method} method; "
             f"die {bench.chip.seed}, card {bench.card.name}"
         )
         self._start()
@@ -60,7 +61,7 @@ class ProgressDisplay:
                 total=epochs,
                 completed=done,
                 epoch=f"{done}/{epochs}",
-                accuracy="",
+                score="",
                 residual="",
                 rate="",
             )
@@ -79,18 +80,21 @@ class ProgressDisplay:
 
     def epoch(self, name: str, epoch: int, metrics: Mapping[str, float]) -> None:
         self._seconds += metrics["seconds"]
-        accuracy = f"{100 * metrics['test_accuracy']:.2f} %"
+        if "test_accuracy" in metrics:
+            score = f"{100 * metrics['test_accuracy']:.2f} %"
+        else:
+            score = f"RMS {1e3 * metrics['test_rms_error']:.3g} mV"
         residual = f"KCL {metrics['kcl_residual']:.0e}"
         if self._live is not None and self._task is not None:
             self._live.update(
                 self._task,
                 completed=epoch + 1,
                 epoch=f"{epoch + 1}/{self._epochs}",
-                accuracy=accuracy,
+                score=score,
                 residual=residual,
             )
         elif epoch + 1 == self._epochs:
-            remark(f"{name:20s} {self._epochs} epochs, test {accuracy}, {residual}, {self._seconds:.1f} s")
+            remark(f"{name:20s} {self._epochs} epochs, test {score}, {residual}, {self._seconds:.1f} s")
 
     def _start(self) -> None:
         console = progress_console()
@@ -104,7 +108,7 @@ class ProgressDisplay:
         self._live = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=16),
-            *(column(field) for field in ("epoch", "accuracy", "residual", "rate")),
+            *(column(field) for field in ("epoch", "score", "residual", "rate")),
             TimeRemainingColumn(compact=True, elapsed_when_finished=True),
             console=console,
             refresh_per_second=8,

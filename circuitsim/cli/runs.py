@@ -18,12 +18,12 @@ def command(
     folder: Path = typer.Argument(Path("runs"), help="Folder to look in."),
     as_json: bool = JSON_OPTION,
 ) -> None:
-    """List the records of a folder: test accuracy (%), epochs, training time (s).
+    """List the records of a folder: test accuracy (%) or error (mV, root mean square), epochs, time (s).
 
     Example: circuitsim runs runs
 
-    JSON: a list of {record, problem, name, seed, finished, estimator, test_accuracy (0 to 1), epochs,
-    seconds}; problem says why a record cannot be read, and is null otherwise.
+    JSON: a list of {record, problem, name, seed, finished, estimator, test_accuracy (0 to 1),
+    test_rms_error (V), epochs, seconds}; problem says why a record cannot be read, and is null otherwise.
     """
     from circuitsim.record import list_records
 
@@ -31,9 +31,11 @@ def command(
     if as_json:
         print_json(found)
         return
-    columns = ["record", "estimator", "seed", "test [%]", "epochs", "time [s]", "state"]
+    in_volts = any(item["test_rms_error"] is not None for item in found)
+    tests = ["test [%]", *(["RMS [mV]"] if in_volts else [])]
+    columns = ["record", "estimator", "seed", *tests, "epochs", "time [s]", "state"]
     count = f"{len(found)} record{'' if len(found) == 1 else 's'}"
-    print_table(f"{count} in {folder}", columns, [_row(item) for item in found], left=(0, 1))
+    print_table(f"{count} in {folder}", columns, [_row(item, in_volts) for item in found], left=(0, 1))
     for item in found:
         if item["problem"]:
             remark(f"{item['record']}: {item['problem']}")
@@ -53,6 +55,7 @@ def _document(summary: RecordSummary) -> dict[str, Any]:
         "finished": None,
         "estimator": None,
         "test_accuracy": None,
+        "test_rms_error": None,
         "epochs": None,
         "seconds": None,
     }
@@ -64,16 +67,19 @@ def _document(summary: RecordSummary) -> dict[str, Any]:
     return item
 
 
-def _row(item: dict[str, Any]) -> list[object]:
+def _row(item: dict[str, Any], in_volts: bool) -> list[object]:
+    from circuitsim.report.tables import score_cell
+
     name = Path(item["record"]).name
+    errors = [score_cell(item["test_rms_error"], in_volts=True)] if in_volts else []
     if item["problem"]:
-        return [name, "", "", "", "", "", "unreadable"]
-    accuracy = item["test_accuracy"]
+        return [name, "", "", "", *errors, "", "", "unreadable"]
     return [
         name,
         item["estimator"],
         item["seed"],
-        "" if accuracy is None else f"{100 * accuracy:.2f}",
+        score_cell(item["test_accuracy"], in_volts=False),
+        *errors,
         item["epochs"],
         f"{item['seconds']:.1f}",
         "finished" if item["finished"] else "unfinished",

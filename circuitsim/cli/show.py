@@ -26,12 +26,14 @@ def command(
 ) -> None:
     """Show a record: what was run, results per estimator, figures.
 
-    Accuracies in %, times in s, KCL residuals relative to the largest branch current.
+    Accuracies in %, errors of outputs in mV (root mean square), times in s, KCL residuals relative to the
+    largest branch current.
 
     Example: circuitsim show runs/demo-s7.h5
 
-    JSON: {record, finished, estimator, test_accuracy (0 to 1), epochs, seconds, estimators [{estimator,
-    test_accuracy, epochs, seconds, cosine {crossbar: mean}, kcl_residual}], figures, provenance}.
+    JSON: {record, finished, estimator, test_accuracy (0 to 1; null without classes), test_rms_error (V;
+    null with classes), epochs, seconds, estimators [{estimator, test_accuracy, test_rms_error, epochs,
+    seconds, cosine {crossbar: mean}, kcl_residual}], figures, provenance}.
     """
     from circuitsim.record import read_record
     from circuitsim.report.tables import headline, result_rows

@@ -1,9 +1,9 @@
-"""`circuitsim solve`: the operating point of one input."""
+"""`circuitsim solve`: the operating point of one input, and the sweeps of a deck."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -30,12 +30,21 @@ from circuitsim.cli.source import (
     read_source,
     sample_of,
 )
+from circuitsim.errors import ConvergenceError, NetlistError, SpecError
+
+if TYPE_CHECKING:
+    from circuitsim.netlist import Netlist, Values
+    from circuitsim.solver import OperatingPoint, Plan
+    from circuitsim.solver.sweep import SweepResult
+    from circuitsim.spice.deck_file import Deck, SweepAnalysis
 
 _MOST_ROWS = 40
+_MOST_COLUMNS = 6
+_SWEPT_ROWS = 20
 
 
 def command(
-    circuit: Path = typer.Argument(..., help="Network description or netlist (.yaml)."),
+    circuit: Path = typer.Argument(..., help="Network description or netlist (.yaml), or SPICE deck (.cir)."),
     given: str | None = INPUT_OPTION,
     sample: int | None = SAMPLE_OPTION,
     phase: str = PHASE_OPTION,
@@ -43,20 +52,23 @@ def command(
     beta: float = BETA_OPTION,
     seed: int = SEED_OPTION,
     method: str = METHOD_OPTION,
-    every: bool = typer.Option(False, "--all", help="Print every node and branch."),
+    every: bool = typer.Option(False, "--all", help="Print every node and branch, and every swept point."),
+    output: Path | None = typer.Option(None, "-o", "--output", help="Write the deck's .dc sweep as .csv."),
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Solve one operating point: voltages (V), currents (A), power (W), KCL residual (A).
 
     Also: iterations, small-signal stability (largest real part of the spectrum in 1/s, negative is
     stable), ||A||/||S|| (antisymmetric over symmetric part of the small-signal matrix) and whether a
-    metric makes it symmetric. A current is that which leaves the branch's positive node into it.
+    metric makes it symmetric. A current is that which leaves the branch's positive node into it. A deck's
+    .dc sweeps are solved too, each point from the one before.
 
     Example: circuitsim solve netlists/digits.yaml --sample 3
 
     JSON: {phase, beta, nodes {name: V}, branches {name: A}, outputs [V], kcl_residual {absolute (A),
     relative}, iterations, power (W), method, small_signal {largest_real_part, asymmetry, metric_asymmetry,
-    metric_symmetrisable} or null, cost (W, not in the free phase)}.
+    metric_symmetrisable} or null, cost (W, not in the free phase), sweeps [{names, values, nodes, branches,
+    kcl_residual}] (of a deck)}.
     """
     import numpy as np
 
@@ -71,7 +83,11 @@ def command(
     inputs, targets = sample_of(source, given, sample, target, beta, phase=phase)
     plan, values = build_plan(netlist), netlist.values()
     settings = SolverSettings(method=method)  # type: ignore[arg-type]
-    free = solve(plan, values, Drive(inputs=inputs), settings)
+    deck = source.deck
+    if output is not None and (deck is None or not _sweeps(deck)):
+        raise SpecError("has no .dc sweep to write", file=circuit, field="--output", value=str(output))
+    start = None if deck is None else _start(deck, plan, values)
+    free = solve(plan, values, Drive(inputs=inputs), settings, start=start)
     point, solved, extra = free, netlist, {}
     if targets is not None and source.cost is not None:
         nudge = source.cost.nudge(targets, beta)
@@ -83,7 +99,7 @@ def command(
             anchor = free if phase == "corrected" else None
             point = solve(plan, values, Drive(inputs=inputs, nudge=nudge, anchor=anchor), settings)
         extra = {"cost": float(source.cost.value(netlist.outputs.read(free.node_voltage), targets)[0])}
-    signal = small_signal(plan, values, free.node_voltage[0])
+    signal = small_signal(plan, values, free.node_voltage[0], free.branch_current[0])
     small: dict[str, Any] = {}
     if signal is not None:
         small = {
@@ -108,6 +124,11 @@ def command(
         "small_signal": small or None,
         **extra,
     }
+    swept = [] if deck is None else _swept(deck, plan, values, start)
+    if swept:
+        document["sweeps"] = [_sweep_document(netlist, one) for one in swept]
+    if output is not None:
+        _write(output, netlist, swept)
     if as_json:
         print_json(document)
         return
@@ -118,6 +139,111 @@ def command(
     ordered = {name: document["nodes"][name] for name in neurons}
     document["nodes"] = ordered | document["nodes"]
     _print(netlist.title, document, every)
+    for one in swept:
+        _print_sweep(netlist, one, every)
+    if output is not None:
+        remark(f"written: {output}")
+
+
+def _start(deck: Deck, plan: Plan, values: Values) -> OperatingPoint | None:
+    """Return the point with the nodes of .nodeset held, to start from; None where there is none."""
+    from circuitsim.solver.transient import operating_point_at_start
+
+    if not deck.nodeset:
+        return None
+    try:
+        return operating_point_at_start(plan, values, initial_voltage=deck.nodeset)
+    except (ConvergenceError, NetlistError):
+        # It is a hint: without it the search starts from zero.
+        return None
+
+
+def _sweeps(deck: Deck) -> list[SweepAnalysis]:
+    from circuitsim.spice.deck_file import SweepAnalysis
+
+    return [analysis for analysis in deck.analyses if isinstance(analysis, SweepAnalysis)]
+
+
+def _swept(deck: Deck, plan: Plan, values: Values, start: OperatingPoint | None) -> list[SweepResult]:
+    from circuitsim.solver.sweep import Swept, sweep, sweep_values
+
+    return [
+        sweep(
+            plan,
+            values,
+            [Swept(source=s.source, values=sweep_values(s.start, s.stop, s.step)) for s in analysis.sweeps],
+            start=start,
+        )
+        for analysis in _sweeps(deck)
+    ]
+
+
+def _sweep_document(netlist: Netlist, swept: SweepResult) -> dict[str, Any]:
+    return {
+        "names": swept.names,
+        "values": swept.swept,
+        "nodes": dict(zip(netlist.node_names[1:], swept.node_voltage[:, 1:].T, strict=True)),
+        "branches": dict(zip(netlist.branch_names, swept.branch_current.T, strict=True)),
+        "kcl_residual": {
+            "absolute": float(swept.kcl_residual.max()),
+            "relative": float(swept.relative_residual.max()),
+        },
+    }
+
+
+def _write(path: Path, netlist: Netlist, sweeps: list[SweepResult]) -> None:
+    """Write sweeps one after another, each with its own line of names."""
+    import csv
+    import io
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    for swept in sweeps:
+        nodes = [f"{name} [V]" for name in netlist.node_names[1:]]
+        writer.writerow([*swept.names, *nodes, *(f"{name} [A]" for name in netlist.branch_names)])
+        for row in range(len(swept.swept)):
+            numbers = (swept.swept[row], swept.node_voltage[row, 1:], swept.branch_current[row])
+            writer.writerow([repr(number) for part in numbers for number in part.tolist()])
+    try:
+        path.write_text(text.getvalue(), encoding="utf-8")
+    except OSError as error:
+        raise NetlistError(f"cannot be written: {error.strerror or error}", file=path) from error
+
+
+def _print_sweep(netlist: Netlist, swept: SweepResult, every: bool) -> None:
+    from circuitsim.units import engineering
+
+    count = len(swept.swept)
+    rows = list(range(count))
+    if not every and count > _SWEPT_ROWS + 1:
+        rows = [round(k * (count - 1) / _SWEPT_ROWS) for k in range(_SWEPT_ROWS + 1)]
+    nodes = list(enumerate(netlist.node_names))[1:]
+    shown = nodes if every else nodes[:_MOST_COLUMNS]
+    units = [
+        "ohm" if name in netlist.resistor.name else "A" if name in netlist.isource.name else "V"
+        for name in swept.names
+    ]
+    table = [
+        [
+            *(engineering(x, unit) for x, unit in zip(swept.swept[row].tolist(), units, strict=True)),
+            *(engineering(float(swept.node_voltage[row, node]), "V") for node, _ in shown),
+        ]
+        for row in rows
+    ]
+    print_table(
+        f"Sweep of {', '.join(swept.names)}", [*swept.names, *(name for _, name in shown)], table, left=()
+    )
+    if len(rows) < count or len(shown) < len(nodes):
+        remark(f"{count} points, {len(nodes)} nodes in all: --all, --output or --json shows them\n")
+    residual, relative = float(swept.kcl_residual.max()), float(swept.relative_residual.max())
+    print_facts(
+        "Sweep",
+        [
+            ("points", count),
+            ("iterations", swept.iterations),
+            ("KCL residual", f"{residual:.1e} A, {relative:.1e} of the largest current"),
+        ],
+    )
 
 
 def _print(title: str, document: dict[str, Any], every: bool) -> None:

@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from circuitsim.netlist import Netlist, Nudge
     from circuitsim.netlist.tables import FloatArray
     from circuitsim.network import NetworkSpec
+    from circuitsim.spice.deck_file import Deck
 
 __all__ = [
     "BETA_OPTION",
+    "DECK_SUFFIXES",
     "INPUT_OPTION",
     "METHODS",
     "METHOD_OPTION",
@@ -35,6 +37,7 @@ __all__ = [
     "TARGET_OPTION",
     "Source",
     "check_choice",
+    "is_experiment",
     "phase_netlist",
     "read_source",
     "refuse_other_kinds",
@@ -42,8 +45,9 @@ __all__ = [
 ]
 
 PHASES = ("free", "nudged", "corrected", "dyadic")
-METHODS = ("auto", "general", "layered")
+METHODS = ("auto", "general", "layered", "wired")
 RECORD_SUFFIXES = (".h5", ".hdf5")
+DECK_SUFFIXES = (".cir", ".ckt", ".net", ".sp", ".spice")
 
 INPUT_OPTION = typer.Option(
     None,
@@ -59,28 +63,30 @@ TARGET_OPTION = typer.Option(
 PHASE_OPTION = typer.Option("free", "--phase", help="free, nudged, corrected or dyadic.")
 BETA_OPTION = typer.Option(0.01, "--beta", help="Nudging strength, without unit; may be negative.")
 SEED_OPTION = typer.Option(0, "--seed", min=0, help="Seed of the initial conductances.")
-METHOD_OPTION = typer.Option("auto", "--method", help="auto, general or layered.")
+METHOD_OPTION = typer.Option("auto", "--method", help="auto, general, layered or wired.")
 
 # Per kind of file: what it is called, a key that only it has, and the commands that read it.
 _KINDS = {
     "network": ("a network description", "layers", "compile, solve, gradcheck"),
-    "experiment": ("an experiment", "estimators", "train"),
+    "experiment": ("an experiment", "estimators", "train, gradcheck, crosscheck"),
     "netlist": ("a netlist", "format", "compile, solve"),
 }
 _NETLIST = re.compile(rb"""^\s*\{?\s*["']?format["']?\s*:""", re.MULTILINE)
+_EXPERIMENT = re.compile(rb"""(?:^|[{,])\s*["']?estimators["']?\s*:""", re.MULTILINE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A circuit read from a file; network and cost are None for a netlist."""
+    """A circuit read from a file; network and cost are None for a netlist, and deck for all but a deck."""
 
     netlist: Netlist
     network: NetworkSpec | None
     cost: Cost | None
+    deck: Deck | None = None
 
 
 def read_source(path: Path, *, seed: int = 0) -> Source:
-    """Read a network description, or a netlist that `circuitsim compile` wrote."""
+    """Read a network description, a netlist that `circuitsim compile` wrote, or a SPICE deck."""
     from circuitsim.compiler import compile_network
     from circuitsim.learning import Cost
     from circuitsim.netlist import read_netlist
@@ -88,6 +94,11 @@ def read_source(path: Path, *, seed: int = 0) -> Source:
 
     if path.suffix in RECORD_SUFFIXES:
         raise SpecError("is a record, not a circuit", file=path, remedy="Use: circuitsim show.")
+    if path.suffix.lower() in DECK_SUFFIXES:
+        from circuitsim.spice.reader import read_deck
+
+        deck = read_deck(path)
+        return Source(netlist=deck.netlist, network=None, cost=None, deck=deck)
     # What cannot be read is for the reader below to report.
     with contextlib.suppress(OSError):
         if _NETLIST.search(path.read_bytes()):
@@ -101,12 +112,24 @@ def read_source(path: Path, *, seed: int = 0) -> Source:
     return Source(netlist=netlist, network=network, cost=Cost.of(network))
 
 
+def is_experiment(path: Path) -> bool:
+    """Whether a file is an experiment's, by the look of it; what cannot be read is not."""
+    if path.suffix in RECORD_SUFFIXES or path.suffix.lower() in DECK_SUFFIXES:
+        return False
+    with contextlib.suppress(OSError):
+        return _EXPERIMENT.search(path.read_bytes()) is not None
+    return False
+
+
 def refuse_other_kinds(path: Path, wanted: str) -> None:
-    """Raise SpecError where a YAML file is of another known kind: one error instead of one a key."""
+    """Raise SpecError where a file is of another known kind: one error instead of one a key."""
     from circuitsim.network import read_document
 
-    document = read_document(path)
     name, key, _ = _KINDS[wanted]
+    if path.suffix.lower() in DECK_SUFFIXES:
+        remedy = "Write an experiment that names it, and the roles of its elements."
+        raise SpecError(f"is a SPICE deck, not {name}", file=path, remedy=remedy)
+    document = read_document(path)
     if key in document:
         return
     for other, telltale, commands in _KINDS.values():

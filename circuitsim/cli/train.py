@@ -44,14 +44,17 @@ def command(
 ) -> None:
     """Train every estimator of an experiment on one die; write a record (HDF5) and figures.
 
-    Prints test accuracy (%), training time (s), the cosine of each crossbar's estimated gradient to the
-    exact one, and the KCL residual relative to the largest branch current. Ctrl-C stops after the last
-    whole epoch; --resume goes on to the same numbers.
+    The circuit is a network description, or a SPICE deck with roles: sources, outputs, resistors that
+    learn. Prints test accuracy (%) or, of wanted outputs, their error (mV, root mean square), training
+    time (s), the cosine of each crossbar's estimated gradient to the exact one, and the KCL residual
+    relative to the largest branch current. Ctrl-C stops after the last whole epoch; --resume goes on to
+    the same numbers.
 
     Example: circuitsim train runs/demo.yaml --seed 3
 
-    JSON: {record, estimator, test_accuracy (0 to 1), epochs, seconds, estimators [{estimator,
-    test_accuracy, epochs, seconds, cosine {crossbar: mean}, kcl_residual}], figures}.
+    JSON: {record, estimator, test_accuracy (0 to 1; null without classes), test_rms_error (V; null with
+    classes), epochs, seconds, estimators [{estimator, test_accuracy, test_rms_error, epochs, seconds,
+    cosine {crossbar: mean}, kcl_residual}], figures}.
     """
     with ProgressDisplay() as display:
         try:
@@ -191,5 +194,5 @@ def _report(run: RunRecord, paths: list[Path], experiment: Path) -> None:
     if experiment.suffix not in RECORD_SUFFIXES:
         print_line(f"  circuitsim train {shlex.quote(str(experiment))} --seed {seed + 1}     (another die)")
     hopfield = Path("netlists/hopfield.yaml")
-    if hopfield.exists() and not run.header["experiment"]["network"].endswith(hopfield.name):
+    if hopfield.exists() and not str(run.header["experiment"]["network"]).endswith(hopfield.name):
         print_line(f"  circuitsim gradcheck {hopfield}     (loops)")

@@ -1,5 +1,6 @@
 """Data sets."""
 
-from circuitsim.data.sets import DataSet, load_data, load_digits
+from circuitsim.data.csv_files import load_csv
+from circuitsim.data.sets import DATA_SETS, DataSet, load_data, load_digits, load_product, load_xor
 
-__all__ = ["DataSet", "load_data", "load_digits"]
+__all__ = ["DATA_SETS", "DataSet", "load_csv", "load_data", "load_digits", "load_product", "load_xor"]

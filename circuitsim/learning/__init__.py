@@ -11,10 +11,12 @@ from circuitsim.learning.gradcheck import GradientRow, check_gradients
 from circuitsim.learning.gradient import Gradient, alignment, local_rule
 from circuitsim.learning.optimiser import Optimiser, OptimiserSpec
 from circuitsim.learning.phases import Phases
-from circuitsim.learning.training import Samples, Trainer, accuracy
+from circuitsim.learning.scores import Accuracy, RmsError, Score, score_of
+from circuitsim.learning.training import Samples, Trainer
 
 __all__ = [
     "EP",
+    "Accuracy",
     "Adjoint",
     "AsymEP",
     "Cost",
@@ -26,10 +28,12 @@ __all__ = [
     "Optimiser",
     "OptimiserSpec",
     "Phases",
+    "RmsError",
     "Samples",
+    "Score",
     "Trainer",
-    "accuracy",
     "alignment",
     "check_gradients",
     "local_rule",
+    "score_of",
 ]

@@ -15,26 +15,31 @@ from circuitsim.learning.estimators import Estimator
 from circuitsim.learning.gradient import alignment
 from circuitsim.learning.optimiser import Optimiser, OptimiserSpec
 from circuitsim.learning.phases import Phases
+from circuitsim.learning.scores import score_of
 from circuitsim.netlist.tables import FloatArray, IntArray
 from circuitsim.seeds import stream
 from circuitsim.solver import Drive, Plan, SolverSettings, solve
 
-__all__ = ["Samples", "Trainer", "accuracy"]
+__all__ = ["Samples", "Trainer"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Samples:
-    """Inputs (n, n_in) and class labels (n,)."""
+    """Inputs (n, n_in) with class labels (n,), or with wanted outputs (n, K) V."""
 
     inputs: FloatArray
-    labels: IntArray
+    labels: IntArray | FloatArray
 
     def __len__(self) -> int:
         return len(self.labels)
 
 
 class Trainer:
-    """One estimator learning on one die. `epoch` advances it; `state` is all it needs to go on."""
+    """One estimator learning on one die. `epoch` advances it; `state` is all it needs to go on.
+
+    ``classes`` is None where the labels are wanted outputs: these are scored by their RMS error in V,
+    classes by accuracy.
+    """
 
     def __init__(
         self,
@@ -46,7 +51,7 @@ class Trainer:
         optimiser: OptimiserSpec,
         train: Samples,
         test: Samples,
-        classes: int,
+        classes: int | None,
         batch: int,
         epochs: int,
         seed: int,
@@ -61,6 +66,7 @@ class Trainer:
         self.train = train
         self.test = test
         self.classes = classes
+        self.score = score_of(cost, classes)
         self.batch = batch
         self.epochs = epochs
         self.seed = seed
@@ -73,9 +79,9 @@ class Trainer:
         """Names of what `epoch` returns, in order."""
         names = (
             "train_cost",
-            "train_accuracy",
+            f"train_{self.score.name}",
             "test_cost",
-            "test_accuracy",
+            f"test_{self.score.name}",
             "kcl_residual",
             "power",
             "seconds",
@@ -92,10 +98,10 @@ class Trainer:
     ) -> dict[str, float]:
         """Train one epoch (from 0) and return its metrics.
 
-        ``train_cost`` and ``train_accuracy`` are running means over the epoch; ``test_*`` and the worst
-        relative KCL residual over the test set are measured after it; ``cosine/...`` and
-        ``relative_error/...`` compare the estimate to the adjoint on a fixed probe batch after it;
-        ``seconds`` is the time of training alone.
+        ``train_cost`` and ``train_accuracy`` (of wanted outputs: ``train_rms_error``) are running means over
+        the epoch; ``test_*`` and the worst relative KCL residual over the test set are measured after it;
+        ``cosine/...`` and ``relative_error/...`` compare the estimate to the adjoint on a fixed probe batch
+        after it; ``seconds`` is the time of training alone.
 
         Raises:
             ConvergenceError: a phase did not converge.
@@ -104,16 +110,20 @@ class Trainer:
         order = stream(self.seed, "shuffle", number).permutation(len(self.train))
         parts = np.array_split(order, max(1, round(len(order) / self.batch)))
         factor = self.optimiser.spec.schedule.factor(number, self.epochs)
-        cost, right = 0.0, 0
+        cost, total = 0.0, 0.0
         for step, rows in enumerate(parts):
             gradient = self.estimator.estimate(self.phases(), self.train.inputs[rows], self._targets[rows])
             target = self.optimiser.step(self.chip.target, gradient, factor)
             self.chip = self.chip.programmed(target)
             cost += gradient.cost * len(rows)
-            right += int((gradient.outputs.argmax(axis=1) == self.train.labels[rows]).sum())
+            total += self.score.total(gradient.outputs, self.train.labels[rows])
             on_step(step + 1, len(parts))
         seconds = time.perf_counter() - started
-        metrics = {"train_cost": cost / len(order), "train_accuracy": right / len(order), "seconds": seconds}
+        metrics = {
+            "train_cost": cost / len(order),
+            f"train_{self.score.name}": self.score.mean(total, len(order)),
+            "seconds": seconds,
+        }
         metrics |= self.measure()
         return {name: metrics[name] for name in self.metric_names}
 
@@ -133,7 +143,7 @@ class Trainer:
             "test_cost": float(
                 np.mean(self.cost.value(y, self.cost.targets(self.test.labels, self.classes)))
             ),
-            "test_accuracy": accuracy(y, self.test.labels),
+            f"test_{self.score.name}": self.score.mean(self.score.total(y, self.test.labels), len(self.test)),
             "kcl_residual": float(point.relative_residual.max()),
             "power": float(point.power.mean()),
         }
@@ -166,8 +176,3 @@ class Trainer:
         self.chip = self.chip.programmed(target)
         moments = {key.removeprefix("optimiser/"): array for key, array in state.items()}
         self.optimiser.restore(moments, int(state["optimiser/count"][0]))
-
-
-def accuracy(outputs: FloatArray, labels: IntArray) -> float:
-    """Return the fraction of samples whose largest output (B, K) is the label's."""
-    return float((outputs.argmax(axis=1) == labels).mean())

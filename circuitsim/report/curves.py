@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,30 +19,71 @@ __all__ = ["FLOOR", "gradient_alignment", "learning_curves"]
 FLOOR = 2.0**-53
 """Smallest 1 - cosine that is drawn: rounding of a cosine near 1 hides all below."""
 
+
+@dataclass(frozen=True, kw_only=True)
+class _Score:
+    """How a measure of the test set is drawn: ``scale`` times it, in ``unit``."""
+
+    name: str
+    title: str
+    scale: float
+    unit: str
+    digits: str
+    """Format of a number in labels."""
+    short: str
+    """Format of a number in titles."""
+    more_is_better: bool
+
+
+_SCORES = {
+    "test_accuracy": _Score(
+        name="accuracy",
+        title="Share of {samples} classified correctly",
+        scale=100.0,
+        unit="%",
+        digits=".2f",
+        short=".1f",
+        more_is_better=True,
+    ),
+    "test_rms_error": _Score(
+        name="RMS error",
+        title="Error of the outputs on {samples}",
+        scale=1e3,
+        unit="mV",
+        digits=".3g",
+        short=".3g",
+        more_is_better=False,
+    ),
+}
 _COSINE = "cosine/"
 _COLUMNS = 4
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def learning_curves(record: RunRecord) -> Figure | None:
-    """Draw test accuracy [%] and training cost [W] per epoch; None before the first epoch."""
-    if not any(_reached(arm, "test_accuracy") for arm in record.arms.values()):
+    """Draw test accuracy [%] or error [V], and training cost [W], per epoch; None before the first."""
+    metric = next((name for name in _SCORES for arm in record.arms.values() if _reached(arm, name)), None)
+    if metric is None:
         return None
-    figure = new_figure(5.2, _learning_title(record))
+    score = _SCORES[metric]
+    figure = new_figure(5.2, _learning_title(record, metric))
     left, right = figure.subplots(1, 2)
     styles = line_styles(record)
     epochs = max(arm.epochs_done for arm in record.arms.values())
     scale, unit = _watts(record)
     for name, arm in record.arms.items():
-        if _reached(arm, "test_accuracy"):
-            accuracy = 100 * arm.metrics["test_accuracy"]
-            label = f"{name} {_last(arm, 'test_accuracy'):.2%}".replace("%", " %")
-            left.plot(_epochs(accuracy), accuracy, label=label, **styles[name])
+        if _reached(arm, metric):
+            values = score.scale * arm.metrics[metric]
+            label = f"{name} {score.scale * _last(arm, metric):{score.digits}} {score.unit}"
+            left.plot(_epochs(values), values, label=label, **styles[name])
         if _reached(arm, "train_cost"):
             cost = arm.metrics["train_cost"] / scale
             right.plot(_epochs(cost), cost, label=name, **styles[name])
-    left.set_title("Held-out samples classified correctly")
-    left.set_ylabel("test accuracy [%]")
+    held_out = record.header.get("data", {}).get("held_out", True)
+    left.set_title(score.title.format(samples="held-out samples" if held_out else "the training samples"))
+    left.set_ylabel(f"test {score.name} [{score.unit}]")
+    if not score.more_is_better:
+        _log_if_positive(left)
     right.set_title("Cost while learning, mean over the epoch")
     right.set_ylabel(f"training cost [{unit}]")
     _log_if_positive(right)
@@ -116,16 +158,20 @@ def _alignment_panels(
     )
 
 
-def _learning_title(record: RunRecord) -> str:
-    final = {name: _last(arm, "test_accuracy") for name, arm in record.arms.items()}
+def _learning_title(record: RunRecord, metric: str) -> str:
+    score = _SCORES[metric]
+    final = {name: _last(arm, metric) for name, arm in record.arms.items()}
     final = {name: value for name, value in final.items() if np.isfinite(value)}
     chosen = headline_arm(record)
     name = chosen.name if chosen is not None and chosen.name in final else next(iter(final))
-    worst = min(final, key=lambda other: final[other])
+    worst = (min if score.more_is_better else max)(final, key=lambda other: final[other])
     epochs = record.arms[name].epochs_done
-    text = f"{name}: {100 * final[name]:.1f} % of the test set after {epochs} epoch{'s' * (epochs != 1)}"
-    if final[name] - final[worst] > 0.01:
-        text += f"; {worst}: {100 * final[worst]:.1f} %"
+    reached = {other: f"{score.scale * final[other]:{score.short}} {score.unit}" for other in (name, worst)}
+    what = "of the test set" if score.more_is_better else "from the wanted outputs"
+    text = f"{name}: {reached[name]} {what} after {epochs} epoch{'s' * (epochs != 1)}"
+    apart = abs(final[name] - final[worst]) > (0.01 if score.more_is_better else 0.1 * final[name])
+    if apart and worst != name:
+        text += f"; {worst}: {reached[worst]}"
     return text
 
 

@@ -11,6 +11,7 @@ from circuitsim.record import RunRecord
 from circuitsim.record.storage import failure
 from circuitsim.report.conductances import conductance_histograms
 from circuitsim.report.curves import gradient_alignment, learning_curves
+from circuitsim.report.fit import fit
 from circuitsim.report.operating_point import operating_point
 from circuitsim.report.style import save, styled
 
@@ -21,6 +22,7 @@ FIGURES: dict[str, Callable[[RunRecord], Figure | None]] = {
     "gradient-alignment": gradient_alignment,
     "conductances": conductance_histograms,
     "operating-point": operating_point,
+    "fit": fit,
 }
 """File stem -> function that draws it, or returns None where the record lacks the data."""
 

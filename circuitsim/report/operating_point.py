@@ -19,24 +19,37 @@ _MANY = 24
 
 
 def operating_point(record: RunRecord) -> Figure | None:
-    """Draw a sample's input, node voltages [V] and class probabilities; None where one is missing."""
+    """Draw a sample's input, its node voltages [V], and class probabilities or outputs [V].
+
+    None where one is missing.
+    """
     extras = record.extras
     voltages = {
         name.removeprefix(_VOLTAGE): array for name, array in extras.items() if name.startswith(_VOLTAGE)
     }
-    if not voltages or any(f"sample/{name}" not in extras for name in ("input", "probability", "label")):
+    classified = "sample/probability" in extras and "sample/label" in extras
+    wanted = "test/output" in extras and "test/target" in extras
+    if not voltages or "sample/input" not in extras or not (classified or wanted):
         return None
-    probability = np.asarray(extras["sample/probability"], dtype=np.float64)
-    label = int(extras["sample/label"][0])
     image = _image(record, extras["sample/input"])
-    figure = new_figure(max(4.6, 1.0 + 1.7 * len(voltages)), _title(probability, label, image is not None))
+    if classified:
+        probability = np.asarray(extras["sample/probability"], dtype=np.float64)
+        label = int(extras["sample/label"][0])
+        title = _title(probability, label, image is not None)
+    else:
+        output, target = (np.asarray(extras[f"test/{name}"])[0] for name in ("output", "target"))
+        title = _title_of_outputs(output, target)
+    figure = new_figure(max(4.6, 1.0 + 1.7 * len(voltages)), title)
     left, middle, right = figure.subfigures(1, 3, squeeze=False, width_ratios=(3.2, 5.0, 3.4))[0]
     _draw_input(left, extras["sample/input"], image)
     panels = middle.subplots(len(voltages), 1, squeeze=False)[:, 0]
     for axes, (name, voltage) in zip(panels, voltages.items(), strict=True):
         _draw_voltages(axes, name, voltage)
     panels[-1].set_xlabel("node")
-    _draw_probabilities(right.subplots(), probability, label)
+    if classified:
+        _draw_probabilities(right.subplots(), probability, label)
+    else:
+        _draw_outputs(right.subplots(), output, target)
     return figure
 
 
@@ -47,6 +60,16 @@ def _title(probability: NDArray[np.float64], label: int, is_image: bool) -> str:
     if winner == label:
         return f"The operating point of a {what} {label}: recognised with {share}"
     return f"The operating point of a {what} {label}: mistaken for {winner} with {share}"
+
+
+def _title_of_outputs(output: NDArray[np.float64], target: NDArray[np.float64]) -> str:
+    worst = int(np.abs(output - target).argmax())
+    which = "" if len(output) == 1 else f" {worst}"
+    off = 1e3 * abs(output[worst] - target[worst])
+    return (
+        f"The operating point of a test sample: output{which} at {1e3 * output[worst]:.3g} mV, "
+        f"{off:.2g} mV from what was wanted"
+    )
 
 
 def _image(record: RunRecord, values: NDArray[np.float64]) -> NDArray[np.float64] | None:
@@ -76,7 +99,7 @@ def _draw_input(panel: FigureBase, values: NDArray[np.float64], image: NDArray[n
 def _draw_voltages(axes: Axes, name: str, voltage: NDArray[np.float64]) -> None:
     peak = float(np.abs(voltage).max(initial=0.0))
     scale, unit = (1e3, "mV") if peak < 1 else (1.0, "V")
-    axes.set_title(f"Layer {name}, {voltage.size} nodes")
+    axes.set_title(f"All {voltage.size} nodes" if name == "nodes" else f"Layer {name}, {voltage.size} nodes")
     _bars(axes, voltage * scale, PALETTE[0])
     axes.set_ylabel(f"voltage [{unit}]")
 
@@ -87,6 +110,21 @@ def _bars(axes: Axes, values: NDArray[np.float64], colour: str) -> None:
     axes.grid(False, axis="x")
     axes.margins(x=0.01)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10, min_n_ticks=1))
+
+
+def _draw_outputs(axes: Axes, output: NDArray[np.float64], target: NDArray[np.float64]) -> None:
+    place = np.arange(output.size)
+    axes.barh(place, 1e3 * output, color=PALETTE[0], height=0.6 if output.size > 2 else 0.2, label="output")
+    axes.plot(1e3 * target, place, "D", color=PALETTE[1], markersize=8, label="wanted")
+    axes.axvline(0, color=FAINT, linewidth=0.8)
+    axes.set_title("Output")
+    axes.set_xlabel("voltage [mV]")
+    axes.set_ylabel("output")
+    axes.set_yticks(place)
+    axes.set_ylim(output.size - 0.4, -0.6)
+    axes.margins(x=0.15)
+    axes.grid(False, axis="y")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
 
 
 def _draw_probabilities(axes: Axes, probability: NDArray[np.float64], label: int) -> None:

@@ -8,16 +8,21 @@ import numpy as np
 
 from circuitsim.record import ArmRecord, RunRecord
 
-__all__ = ["headline", "result_rows"]
+__all__ = ["headline", "result_rows", "score_cell"]
 
 
 def headline(record: RunRecord) -> dict[str, Any]:
-    """Return the run's main numbers: of the arm named in its header, or the first."""
+    """Return the run's main numbers: of the arm named in its header, or the first.
+
+    ``test_accuracy`` is None where outputs were wanted rather than classes, ``test_rms_error`` [V] where
+    there were classes.
+    """
     name = record.header.get("figures", {}).get("arm")
     arm = record.arms.get(name) or next(iter(record.arms.values()))
     return {
         "estimator": arm.name,
         "test_accuracy": _last(arm, "test_accuracy"),
+        "test_rms_error": _last(arm, "test_rms_error"),
         "epochs": arm.epochs_done,
         "seconds": _total(arm, "seconds"),
     }
@@ -33,9 +38,10 @@ def result_rows(record: RunRecord) -> tuple[list[str], list[list[str]], list[dic
     # Where every arm came to its end the column would say the same in every row.
     whole = len({(arm.epochs_done, arm.epochs) for arm in record.arms.values()}) == 1
     whole = whole and first.epochs_done == first.epochs
+    wanted = "test_rms_error" in first.metrics
     columns = [
         "estimator",
-        "test [%]",
+        *(["test RMS [mV]"] if wanted else ["test [%]"]),
         *([] if whole else ["epochs"]),
         "time [s]",
         *(f"cosine {name}" for name in crossbars),
@@ -43,11 +49,13 @@ def result_rows(record: RunRecord) -> tuple[list[str], list[list[str]], list[dic
     ]
     rows, results = [], []
     for arm in record.arms.values():
-        accuracy, residual = _last(arm, "test_accuracy"), _worst(arm, "kcl_residual")
+        accuracy, rms = _last(arm, "test_accuracy"), _last(arm, "test_rms_error")
+        residual = _worst(arm, "kcl_residual")
         cosines = {name: _mean(arm, f"cosine/{name}") for name in crossbars}
         result = {
             "estimator": arm.name,
             "test_accuracy": accuracy,
+            "test_rms_error": rms,
             "epochs": arm.epochs_done,
             "seconds": _total(arm, "seconds"),
             "cosine": cosines,
@@ -58,7 +66,7 @@ def result_rows(record: RunRecord) -> tuple[list[str], list[list[str]], list[dic
         rows.append(
             [
                 label,
-                "" if accuracy is None else f"{100 * accuracy:.2f}",
+                score_cell(rms if wanted else accuracy, in_volts=wanted),
                 *([] if whole else [f"{arm.epochs_done}/{arm.epochs}"]),
                 f"{result['seconds']:.1f}",
                 *(_cosine(cosines[name]) for name in crossbars),
@@ -66,6 +74,13 @@ def result_rows(record: RunRecord) -> tuple[list[str], list[list[str]], list[dic
             ]
         )
     return columns, rows, results
+
+
+def score_cell(value: float | None, *, in_volts: bool) -> str:
+    """Return an accuracy in %, or an error [V] in mV, as the cell of a column that says so."""
+    if value is None:
+        return ""
+    return f"{1e3 * value:.3g}" if in_volts else f"{100 * value:.2f}"
 
 
 def _cosine(value: float | None) -> str:

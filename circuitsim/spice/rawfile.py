@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 
-from circuitsim.errors import CrossCheckError
+from circuitsim.errors import SimulatorError
 from circuitsim.netlist.tables import FloatArray
 
 __all__ = ["read_raw"]
@@ -19,13 +19,13 @@ def read_raw(content: bytes, *, file: object = None) -> dict[str, FloatArray]:
     of the ``write`` command).
 
     Raises:
-        CrossCheckError: empty, cut short, complex, or not a binary raw file.
+        SimulatorError: empty, cut short, complex, or not a binary raw file.
     """
     if not content.strip():
-        raise CrossCheckError("the raw file is empty: the simulation did not finish", file=file)
+        raise SimulatorError("the raw file is empty: the simulation did not finish", file=file)
     header, mark, data = content.partition(b"Binary:\n")
     if not mark:
-        raise CrossCheckError("is not a binary raw file", file=file)
+        raise SimulatorError("is not a binary raw file", file=file)
     text = header.decode("utf-8", "replace")
     fields = dict(re.findall(r"^(Flags|No\. Variables|No\. Points):\s*(\S+)", text, flags=re.MULTILINE))
     # Only after this line: a title may look like a variable.
@@ -34,10 +34,10 @@ def read_raw(content: bytes, *, file: object = None) -> dict[str, FloatArray]:
     try:
         variables, points = int(fields["No. Variables"]), int(fields["No. Points"])
     except (KeyError, ValueError):
-        raise CrossCheckError("the raw file's header names no variables and points", file=file) from None
+        raise SimulatorError("the raw file's header names no variables and points", file=file) from None
     if fields.get("Flags") != "real" or len(names) != variables:
-        raise CrossCheckError("holds no real vectors", file=file, value=fields.get("Flags"))
+        raise SimulatorError("holds no real vectors", file=file, value=fields.get("Flags"))
     if points < 1 or len(data) < 8 * variables * points:
-        raise CrossCheckError("the raw file is cut short: the simulation did not finish", file=file)
+        raise SimulatorError("the raw file is cut short: the simulation did not finish", file=file)
     values = np.frombuffer(data, dtype=np.float64, count=variables * points).reshape(points, variables)
     return {name: values[:, k].copy() for k, name in enumerate(names)}

@@ -1,27 +1,201 @@
-"""What an experiment file says: network, die, data, estimators, training. See runs/ for examples."""
+"""What an experiment file says: network or deck, die, data, estimators, training. See runs/ for examples."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
+from circuitsim.errors import SpecError
 from circuitsim.learning import EP, Adjoint, AsymEP, Dyadic, DyadicBP, Estimator, OptimiserSpec
+from circuitsim.netlist.roles import Roles, TrainableResistors
 from circuitsim.network import Positive, Quantity, Spec, parse_document, read_document
+from circuitsim.network.documents import Inconsistent
+from circuitsim.network.spec import CostSpec
 from circuitsim.solver import SolverSettings
 
-__all__ = ["DataSpec", "EstimatorSpec", "ExperimentSpec", "SolverSpec", "TrainingSpec", "load_experiment"]
+__all__ = [
+    "DataSpec",
+    "EstimatorSpec",
+    "ExperimentSpec",
+    "InputsRole",
+    "RolesSpec",
+    "SolverSpec",
+    "TrainableRole",
+    "TrainingSpec",
+    "load_experiment",
+]
 
-Fraction = Annotated[Quantity, Field(gt=0, lt=1)]
+Fraction = Annotated[Quantity, Field(ge=0, lt=1)]
+BlockName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=64)]
+
+
+def _name(value: Any) -> Any:
+    # A node called 3 is a number in YAML.
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _list(value: Any) -> Any:
+    return value if isinstance(value, (list, tuple)) else [value]
+
+
+def _pair(value: Any) -> Any:
+    pair = _list(value)
+    if len(pair) not in (1, 2) or not all(isinstance(_name(node), str) for node in pair):
+        raise ValueError("must be a node, or a pair of nodes [positive, negative]")
+    return [*pair, "0"] if len(pair) == 1 else pair
+
+
+_NUMBER = {"anyOf": [{"type": "number"}, {"type": "string"}]}
+_NAME = {"anyOf": [{"type": "string"}, {"type": "integer"}]}
+Name = Annotated[str, BeforeValidator(_name), WithJsonSchema(_NAME)]
+"""The name of a node or an element."""
+NodePair = Annotated[
+    tuple[Name, Name],
+    BeforeValidator(_pair),
+    WithJsonSchema({"anyOf": [*_NAME["anyOf"], {"type": "array", "items": _NAME, "maxItems": 2}]}),
+]
+"""Two nodes; a single one stands for itself and ground."""
+Patterns = Annotated[
+    list[str],
+    Field(min_length=1),
+    BeforeValidator(_list),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+]
+Gains = Annotated[
+    tuple[Quantity, ...],
+    Field(min_length=1),
+    BeforeValidator(_list),
+    WithJsonSchema({"anyOf": [*_NUMBER["anyOf"], {"type": "array", "items": _NUMBER}]}),
+]
+
+
+class InputsRole(Spec):
+    """Voltage sources of the deck that carry the inputs, in the order of the data's columns.
+
+    Element k of the input vector makes source k ``gain`` times its value [V]: one gain for all, or a list.
+    """
+
+    sources: Annotated[list[Name], Field(min_length=1)]
+    gain: Gains = (1.0,)
+
+    @model_validator(mode="after")
+    def _one_gain_each(self) -> InputsRole:
+        if len(self.gain) not in (1, len(self.sources)):
+            rule = f"must be one gain, or one for each of the {len(self.sources)} sources"
+            raise Inconsistent([SpecError(rule, field="gain", value=len(self.gain))])
+        return self
+
+
+class TrainableRole(Spec):
+    """Resistors of the deck that learn: one block, called ``name`` in results.
+
+    ``resistors`` is a pattern for their names, or several: ``Rw*``, ``Rw[12]a``; case does not count.
+    ``min`` and ``max`` are their window as conductances [S]. ``initial: deck`` starts from the values in
+    the deck, ``random`` from values drawn evenly from the window.
+    """
+
+    name: BlockName
+    resistors: Patterns
+    min: Positive
+    max: Positive
+    initial: Literal["deck", "random"] = "deck"
+
+    @model_validator(mode="after")
+    def _ordered(self) -> TrainableRole:
+        if self.min > self.max:
+            raise ValueError(f"min must not exceed max: {self.min:g} S > {self.max:g} S")
+        return self
+
+
+class RolesSpec(Spec):
+    """What the elements of a deck are for: input sources, output nodes, resistors that learn, the cost.
+
+    An output is a node, read against ground, or a pair of nodes [positive, negative].
+    """
+
+    inputs: InputsRole
+    outputs: Annotated[list[NodePair], Field(min_length=1)]
+    trainable: Annotated[list[TrainableRole], Field(min_length=1)]
+    cost: CostSpec
+
+    @model_validator(mode="after")
+    def _named_once(self) -> RolesSpec:
+        names = [entry.name for entry in self.trainable]
+        for k, name in enumerate(names):
+            if name in names[:k]:
+                rule = "is the name of two entries"
+                raise Inconsistent([SpecError(rule, field=f"trainable.{k}.name", value=name)])
+        return self
+
+    def roles(self) -> Roles:
+        gains = self.inputs.gain
+        return Roles(
+            inputs=tuple(self.inputs.sources),
+            input_gain=gains if len(gains) > 1 else gains * len(self.inputs.sources),
+            outputs=tuple(self.outputs),
+            trainable=tuple(
+                TrainableResistors(
+                    name=entry.name,
+                    patterns=tuple(entry.resistors),
+                    g_min=entry.min,
+                    g_max=entry.max,
+                    initial=entry.initial,
+                )
+                for entry in self.trainable
+            ),
+        )
 
 
 class DataSpec(Spec):
-    """The data set, and how much of it is held out by a stratified split."""
+    """The samples, and how many of them are held out: of every class alike where there are classes.
 
-    set: Literal["digits"] = "digits"
+    ``set``: ``digits``, 8 x 8 pixels in 10 classes; ``xor``, the four corners of -1 ... 1 squared in 2
+    classes, which all are training and test samples; ``product``, ``samples`` pairs from -1 ... 1 squared
+    with their product as the wanted output. Or ``file``, a CSV file beside the experiment: columns
+    ``inputs``, and either a column ``label`` of classes or columns ``targets`` of wanted outputs.
+
+    A wanted output of 1 asks for ``target_gain`` [V]. With ``test_fraction: 0`` the training samples are
+    the test samples.
+    """
+
+    set: Literal["digits", "xor", "product"] | None = None
+    file: str | None = None
+    inputs: Annotated[list[Name], Field(min_length=1)] | None = None
+    targets: Annotated[list[Name], Field(min_length=1)] | None = None
+    label: Name | None = None
+    samples: Annotated[int, Field(ge=10, le=1_000_000, strict=True)] = 400
+    target_gain: Quantity = 1.0
     test_fraction: Fraction = 0.2
     split_seed: int = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _digits_by_default(cls, document: Any) -> Any:
+        if isinstance(document, dict) and document.get("file") is None and document.get("set") is None:
+            return document | {"set": "digits"}
+        return document
+
+    @model_validator(mode="after")
+    def _one_source(self) -> DataSpec:
+        problems = []
+        if self.file is None:
+            for key in ("inputs", "targets", "label"):
+                if getattr(self, key) is not None:
+                    problems.append(SpecError("is for data from a file", field=key, value=getattr(self, key)))
+        else:
+            if self.set is not None:
+                problems.append(SpecError("give a set or a file, not both", field="set", value=self.set))
+            if self.inputs is None:
+                rule, remedy = "is required with a file", "Name the columns of the inputs."
+                problems.append(SpecError(rule, field="inputs", value=None, remedy=remedy))
+            if (self.targets is None) == (self.label is None):
+                rule = "give targets for wanted outputs or label for classes: one of the two"
+                problems.append(SpecError(rule, field="targets", value=self.targets))
+        if problems:
+            raise Inconsistent(problems)
+        return self
 
 
 class EPSpec(Spec):
@@ -92,7 +266,7 @@ class TrainingSpec(Spec):
 class SolverSpec(Spec):
     """How to solve; see `SolverSettings`."""
 
-    method: Literal["auto", "general", "layered"] = "auto"
+    method: Literal["auto", "general", "layered", "wired"] = "auto"
     precision: Literal["float64", "float32"] = "float64"
     relative_tolerance: Positive = 1e-11
     max_iterations: Annotated[int, Field(ge=1, strict=True)] = 200
@@ -110,18 +284,39 @@ class SolverSpec(Spec):
 class ExperimentSpec(Spec):
     """One experiment: every estimator learns on the same die from the same conductances.
 
-    ``network`` and ``card`` are files, relative to the experiment's own folder.
+    The circuit comes from a ``network`` description, or from a SPICE ``deck`` with the ``roles`` of its
+    elements. ``network``, ``deck`` and ``card`` are files, relative to the experiment's own folder.
     """
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=64)]
+    name: BlockName
     description: str = ""
-    network: str
+    network: str | None = None
+    deck: str | None = None
+    roles: RolesSpec | None = None
     card: str | None = None
     data: DataSpec = DataSpec()
     estimators: Annotated[list[EstimatorSpec], Field(min_length=1)]
     training: TrainingSpec = TrainingSpec()
     solver: SolverSpec = SolverSpec()
     seed: Annotated[int, Field(ge=0, strict=True)] = 0
+
+    @model_validator(mode="after")
+    def _one_circuit(self) -> ExperimentSpec:
+        problems = []
+        if self.network is None and self.deck is None:
+            remedy = "Name a network description, or a deck with its roles."
+            problems.append(SpecError("a network or a deck is required", field="network", remedy=remedy))
+        elif self.network is not None and self.deck is not None:
+            problems.append(SpecError("give a network or a deck, not both", field="deck", value=self.deck))
+        elif self.deck is not None and self.roles is None:
+            remedy = "Say what is driven, read and trained: inputs, outputs, trainable, cost."
+            problems.append(SpecError("is required with a deck", field="roles", value=None, remedy=remedy))
+        elif self.network is not None and self.roles is not None:
+            remedy = "A network description has its own inputs, outputs and cost."
+            problems.append(SpecError("is for a deck", field="roles", remedy=remedy))
+        if problems:
+            raise Inconsistent(problems)
+        return self
 
 
 def load_experiment(path: str | Path) -> ExperimentSpec:

@@ -1,7 +1,8 @@
-"""One experiment from its file to its record: compile, fabricate, learn with every estimator, record."""
+"""One experiment from its file to its record: its circuit, one die, learning with every estimator, record."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,17 +12,21 @@ import numpy as np
 
 from circuitsim.chip import Chip, fabricate
 from circuitsim.compiler import compile_network
-from circuitsim.data import DataSet, load_data
+from circuitsim.data import DataSet, load_csv, load_data
 from circuitsim.devices import DeviceCard, ideal_card, load_card
-from circuitsim.errors import ConvergenceError, RecordError, SpecError
+from circuitsim.errors import CircuitsimError, ConvergenceError, NetlistError, RecordError, SpecError
 from circuitsim.learning import Cost, Estimator, Samples, Trainer
+from circuitsim.netlist import Netlist
+from circuitsim.netlist.files import netlist_document, parse_netlist
+from circuitsim.netlist.roles import with_roles
+from circuitsim.netlist.tables import IntArray
 from circuitsim.network import NetworkSpec, load_network, parse_document
 from circuitsim.record import ArmLayout, RunRecord, RunWriter, free_path, provenance, read_record
 from circuitsim.record.layout import ArraySpec
 from circuitsim.solver import Drive, Plan, build_plan, solve
-from circuitsim.study.experiment import ExperimentSpec, load_experiment
+from circuitsim.study.experiment import DataSpec, ExperimentSpec, load_experiment
 
-__all__ = ["Bench", "Watcher", "prepare", "resume_experiment", "run_experiment"]
+__all__ = ["Bench", "Watcher", "prepare", "recorded_bench", "resume_experiment", "run_experiment"]
 
 
 class Watcher(Protocol):
@@ -51,7 +56,8 @@ class Bench:
     """An experiment made ready: the die, its plan, the data, and a trainer for each estimator."""
 
     experiment: ExperimentSpec
-    network: NetworkSpec
+    circuit: NetworkSpec | Netlist
+    """The network description, or the deck as it was drawn."""
     card: DeviceCard
     chip: Chip
     plan: Plan
@@ -90,15 +96,30 @@ class Bench:
             settings=self.experiment.solver.settings(),
         )
 
+    @property
+    def network(self) -> NetworkSpec | None:
+        """The network description; None where the circuit was drawn as a deck."""
+        return self.circuit if isinstance(self.circuit, NetworkSpec) else None
+
     def header(self) -> dict[str, Any]:
         """Return what a record must hold to repeat the run, as plain JSON."""
         shape = self.data.image_shape
+        network, deck = self.network, None
+        if isinstance(self.circuit, Netlist):
+            deck = _plain(netlist_document(self.circuit))
         return {
             "kind": "training",
             "name": self.experiment.name,
             "seed": self.experiment.seed,
             "experiment": self.experiment.model_dump(mode="json", by_alias=True),
-            "network": self.network.model_dump(mode="json", by_alias=True),
+            "network": None if network is None else network.model_dump(mode="json", by_alias=True),
+            "deck": deck,
+            "data": {
+                "name": self.data.name,
+                "classes": self.data.classes,
+                "class_names": list(self.data.class_names),
+                "held_out": self.data.held_out,
+            },
             "card": self.card.model_dump(mode="json", by_alias=True),
             "digest": self.plan.netlist.digest,
             "figures": {"arm": self.headline, "image_shape": list(shape) if shape else None},
@@ -118,7 +139,7 @@ def prepare(experiment: ExperimentSpec, *, folder: Path, file: object = None) ->
     Raises:
         SpecError: a file is missing or wrong, or network and data do not fit each other.
     """
-    for field in ("network", "card"):
+    for field in ("network", "deck", "card"):
         name = getattr(experiment, field)
         if name is not None and not (folder / name).exists():
             raise SpecError(
@@ -128,32 +149,53 @@ def prepare(experiment: ExperimentSpec, *, folder: Path, file: object = None) ->
                 value=name,
                 remedy="Paths are relative to the experiment's own folder.",
             )
-    network = load_network(folder / experiment.network)
+    circuit: NetworkSpec | Netlist
+    if experiment.deck is not None:
+        from circuitsim.spice.reader import read_deck
+
+        circuit = read_deck(folder / experiment.deck).netlist
+    else:
+        assert experiment.network is not None
+        circuit = load_network(folder / experiment.network)
     card = ideal_card() if experiment.card is None else load_card(folder / experiment.card)
-    return _bench(experiment, network, card, file=file)
+    try:
+        data = _load(experiment.data, folder)
+    except SpecError as error:
+        if error.file is not None:
+            raise
+        raise _of_experiment(error, file, error.field) from error
+    return _bench(experiment, circuit, card, data, file=file)
 
 
-def _bench(experiment: ExperimentSpec, network: NetworkSpec, card: DeviceCard, *, file: object) -> Bench:
-    data = load_data(
-        experiment.data.set,
-        test_fraction=experiment.data.test_fraction,
-        split_seed=experiment.data.split_seed,
-    )
-    features = data.train_inputs.shape[1]
-    for what, size, needed in (
-        ("inputs", network.input_size, features),
-        ("outputs", network.output_size, data.classes),
-    ):
-        if size != needed:
-            raise SpecError(
-                f"data set {data.name} needs {needed} {what}",
-                file=file,
-                object=network.name,
-                field=what,
-                value=size,
-                remedy=f"Change the network's {what} or the data set.",
-            )
-    netlist = compile_network(network, seed=experiment.seed)
+def _load(spec: DataSpec, folder: Path) -> DataSet:
+    if spec.file is None:
+        data = load_data(
+            spec.set or "",
+            test_fraction=spec.test_fraction,
+            split_seed=spec.split_seed,
+            samples=spec.samples,
+        )
+    else:
+        data = load_csv(
+            folder / spec.file,
+            inputs=spec.inputs or (),
+            targets=spec.targets,
+            label=spec.label,
+            test_fraction=spec.test_fraction,
+            split_seed=spec.split_seed,
+        )
+    return data.scaled(spec.target_gain)
+
+
+def _bench(
+    experiment: ExperimentSpec,
+    circuit: NetworkSpec | Netlist,
+    card: DeviceCard,
+    data: DataSet,
+    *,
+    file: object,
+) -> Bench:
+    netlist, cost = _circuit(experiment, circuit, data, file=file)
     rates = experiment.training.optimiser.rates
     known = [crossbar.name for crossbar in netlist.trainable]
     for name in rates:
@@ -167,13 +209,68 @@ def _bench(experiment: ExperimentSpec, network: NetworkSpec, card: DeviceCard, *
             )
     return Bench(
         experiment=experiment,
-        network=network,
+        circuit=circuit,
         card=card,
         chip=fabricate(netlist, card, seed=experiment.seed),
         plan=build_plan(netlist),
-        cost=Cost.of(network),
+        cost=cost,
         data=data,
     )
+
+
+def _circuit(
+    experiment: ExperimentSpec, circuit: NetworkSpec | Netlist, data: DataSet, *, file: object
+) -> tuple[Netlist, Cost]:
+    """Return the netlist with its ports, and the cost; both must fit the data."""
+    if isinstance(circuit, NetworkSpec):
+        inputs, outputs, spec = circuit.input_size, circuit.output_size, circuit.cost
+        name, where = circuit.name, "network's "
+    else:
+        roles = experiment.roles
+        assert roles is not None
+        inputs, outputs, spec = len(roles.inputs.sources), len(roles.outputs), roles.cost
+        name, where = "roles", "deck's "
+    one_output = data.classes == 2 and outputs == 1 and spec.kind == "squared_error"
+    for what, size, needed in (
+        ("inputs", inputs, data.train_inputs.shape[1]),
+        ("outputs", outputs, 1 if one_output else data.outputs),
+    ):
+        if size != needed:
+            raise SpecError(
+                f"data set {data.name} needs {needed} {what}",
+                file=file,
+                object=name,
+                field=what,
+                value=size,
+                remedy=f"Change the {where}{what} or the data set.",
+            )
+    if data.classes is None and spec.kind != "squared_error":
+        raise SpecError(
+            f"data set {data.name} has wanted outputs, no classes",
+            file=file,
+            object=name,
+            field="cost.kind",
+            value=spec.kind,
+            remedy="Use squared_error.",
+        )
+    cost = Cost.of_spec(spec, one_output=one_output)
+    if isinstance(circuit, NetworkSpec):
+        return compile_network(circuit, seed=experiment.seed), cost
+    assert roles is not None
+    try:
+        return with_roles(circuit, roles.roles(), seed=experiment.seed, circuit=experiment.deck), cost
+    except NetlistError as error:
+        if error.object:
+            raise NetlistError(str(error), file=file) from error
+        field = f"roles.{error.field}" if error.field else "roles"
+        raise _of_experiment(error, file, field) from error
+
+
+def _of_experiment(error: CircuitsimError, file: object, field: str | None) -> SpecError:
+    """Return an error about what an experiment names as one about the experiment's field."""
+    if error.value is None:
+        return SpecError(error.rule, file=file, field=field, remedy=error.remedy)
+    return SpecError(error.rule, file=file, field=field, value=error.value, remedy=error.remedy)
 
 
 def run_experiment(
@@ -207,8 +304,8 @@ def run_experiment(
         arms.append(
             ArmLayout(name=name, epochs=experiment.training.epochs, metrics=trainer.metric_names, state=state)
         )
-    initial = _initial_extras(bench)
-    extras = {key: (array.shape, str(array.dtype)) for key, array in initial.items()} | _sample_layout(bench)
+    initial = _initial_extras(bench) | _data_extras(bench)
+    extras = {key: (array.shape, str(array.dtype)) for key, array in initial.items()} | _result_layout(bench)
     with RunWriter.create(
         target,
         header=bench.header(),
@@ -231,25 +328,39 @@ def resume_experiment(record: Path, *, watcher: Watcher | None = None) -> RunRec
     found = read_record(record)
     if found.finished:
         return found
-    header = found.header
+    bench = recorded_bench(found)
+    with RunWriter.resume(record) as writer:
+        _train(bench, writer, found.arms, watcher or _Silent())
+    return read_record(record)
+
+
+def recorded_bench(record: RunRecord) -> Bench:
+    """Make the bench of a run again from its record alone: the die as fabricated, the same data.
+
+    Raises:
+        RecordError: not a record of a training run, or made by code that compiles another circuit.
+    """
+    header = record.header
     if header.get("kind") != "training":
-        raise RecordError("is not the record of a training run", file=record, value=header.get("kind"))
+        raise RecordError("is not the record of a training run", file=record.path, value=header.get("kind"))
+    experiment = parse_document(ExperimentSpec, header["experiment"], file=record.path)
     bench = _bench(
-        parse_document(ExperimentSpec, header["experiment"], file=record),
-        parse_document(NetworkSpec, header["network"], file=record),
-        parse_document(DeviceCard, header["card"], file=record),
-        file=record,
+        experiment,
+        parse_netlist(header["deck"], file=record.path)
+        if header.get("deck")
+        else parse_document(NetworkSpec, header["network"], file=record.path),
+        parse_document(DeviceCard, header["card"], file=record.path),
+        _recorded_data(record, experiment.data),
+        file=record.path,
     )
     if bench.plan.netlist.digest != header["digest"]:
         raise RecordError(
             "was made by another version: the same description compiles to another circuit",
-            file=record,
+            file=record.path,
             value=header.get("provenance", {}).get("circuitsim"),
             remedy="Start the run again.",
         )
-    with RunWriter.resume(record) as writer:
-        _train(bench, writer, found.arms, watcher or _Silent())
-    return read_record(record)
+    return bench
 
 
 def _train(bench: Bench, writer: RunWriter, earlier: Mapping[str, Any], watcher: Watcher) -> None:
@@ -281,7 +392,7 @@ def _train(bench: Bench, writer: RunWriter, earlier: Mapping[str, Any], watcher:
             writer.write_epoch(name, epoch, metrics, trainer.state())
             watcher.epoch(name, epoch, metrics)
         chips[name] = trainer.chip
-    for key, array in _sample_extras(bench, chips[bench.headline]).items():
+    for key, array in _result_extras(bench, chips[bench.headline]).items():
         writer.put(key, array)
     writer.finish()
 
@@ -295,30 +406,72 @@ def _initial_extras(bench: Bench) -> dict[str, np.ndarray]:
     return extras
 
 
-def _sample_layout(bench: Bench) -> dict[str, ArraySpec]:
-    """Return the shapes and types of what `_sample_extras` returns, which needs a trained die."""
-    layout: dict[str, ArraySpec] = {
-        "sample/input": ((bench.data.test_inputs.shape[1],), "float64"),
-        "sample/label": ((1,), "int64"),
-        "sample/probability": ((bench.data.classes,), "float64"),
-    }
-    for name, nodes in bench.plan.netlist.groups.items():
+_DATA = ("train_inputs", "train_labels", "test_inputs", "test_labels")
+
+
+def _data_extras(bench: Bench) -> dict[str, np.ndarray]:
+    """Return samples that came from a file, which may change or vanish before the run goes on."""
+    if bench.experiment.data.file is None:
+        return {}
+    return {f"data/{part}": getattr(bench.data, part) for part in _DATA}
+
+
+def _recorded_data(record: RunRecord, spec: DataSpec) -> DataSet:
+    if spec.file is None:
+        return _load(spec, record.path.parent)
+    about = record.header["data"]
+    parts: dict[str, Any] = {part: record.extras[f"data/{part}"] for part in _DATA}
+    if not about["held_out"]:
+        parts |= {"test_inputs": parts["train_inputs"], "test_labels": parts["train_labels"]}
+    return DataSet(
+        name=about["name"], classes=about["classes"], class_names=tuple(about["class_names"]), **parts
+    )
+
+
+def _result_layout(bench: Bench) -> dict[str, ArraySpec]:
+    """Return the shapes and types of what `_result_extras` returns, which needs a trained die."""
+    data = bench.data
+    layout: dict[str, ArraySpec] = {"sample/input": ((data.test_inputs.shape[1],), "float64")}
+    if data.classes is None:
+        for key in ("test/output", "test/target"):
+            layout[key] = (data.test_labels.shape, "float64")
+    else:
+        layout |= {"sample/label": ((1,), "int64"), "sample/probability": ((data.classes,), "float64")}
+    for name, nodes in _groups(bench).items():
         layout[f"sample/voltage/{name}"] = ((len(nodes),), "float64")
     return layout
 
 
-def _sample_extras(bench: Bench, chip: Chip) -> dict[str, np.ndarray]:
-    """Return the operating point of the first held-out sample, for the figure."""
-    netlist = bench.plan.netlist
-    inputs = bench.data.test_inputs[:1]
+def _result_extras(bench: Bench, chip: Chip) -> dict[str, np.ndarray]:
+    """Return the operating point of the first test sample, and the outputs that have no classes."""
+    data, netlist = bench.data, bench.plan.netlist
     settings = replace(bench.experiment.solver.settings(), check=True)
+    inputs = data.test_inputs[:1] if data.classes is not None else data.test_inputs
     point = solve(bench.plan, chip.values, Drive(inputs=inputs), settings)
     y = netlist.outputs.read(point.node_voltage)
-    extras = {
-        "sample/input": inputs[0],
-        "sample/label": bench.data.test_labels[:1],
-        "sample/probability": bench.cost.probability(y)[0],
-    }
+    extras = {"sample/input": inputs[0]}
+    if data.classes is None:
+        extras |= {"test/output": y, "test/target": np.asarray(data.test_labels)}
+    else:
+        extras |= {
+            "sample/label": data.test_labels[:1],
+            "sample/probability": bench.cost.probability(y)[0],
+        }
     return extras | {
-        f"sample/voltage/{name}": point.node_voltage[0, nodes] for name, nodes in netlist.groups.items()
+        f"sample/voltage/{name}": point.node_voltage[0, nodes] for name, nodes in _groups(bench).items()
     }
+
+
+def _groups(bench: Bench) -> Mapping[str, IntArray]:
+    """Return the layers of a network; a circuit that was drawn is one group of nodes."""
+    netlist = bench.plan.netlist
+    return netlist.groups or {"nodes": np.arange(1, netlist.n_nodes)}
+
+
+def _plain(document: Any) -> Any:
+    """Return a netlist's document with its infinities by name, which JSON lacks and its reader takes."""
+    if isinstance(document, dict):
+        return {key: _plain(value) for key, value in document.items()}
+    if isinstance(document, list):
+        return [_plain(value) for value in document]
+    return repr(document) if document in (math.inf, -math.inf) else document

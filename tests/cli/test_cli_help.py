@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 from command_line import Command, Outcome
 
-COMMANDS = ("compile", "solve", "gradcheck", "train", "show", "runs", "schema")
+COMMANDS = ("compile", "solve", "gradcheck", "crosscheck", "train", "show", "runs", "schema")
 UNITS = {
     "compile": "(S)",
     "solve": "(W)",
     "gradcheck": "W/S",
+    "crosscheck": "(V)",
     "train": "(%)",
     "show": "in %",
     "runs": "(%)",

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from circuitsim.errors import NetlistError
 from circuitsim.netlist import Netlist, NetlistBuilder, flatten
 from circuitsim.netlist.roles import Roles, TrainableResistors, with_roles
+from circuitsim.netlist.tables import Resistors
 from circuitsim.solver import build_plan, solve
 
 
@@ -53,6 +54,7 @@ def test_resistors_move_into_a_crossbar_of_their_nodes() -> None:
     np.testing.assert_array_equal(crossbar.mask, [[1, 0], [1, 0], [1, 1]])
     assert (crossbar.trainable, crossbar.driven, crossbar.devices) == (True, False, 4)
     assert (crossbar.g_min, crossbar.g_max) == (1e-5, 1e-3)
+    assert crossbar.device_names == ("R1", "r1b", "R2", "R3")
 
 
 def test_it_stays_the_same_circuit() -> None:
@@ -85,8 +87,8 @@ def test_flattening_gives_back_every_resistor(ends: list[tuple[int, int]], data:
     netlist = with_roles(drawn, roles(inputs=("v1",), outputs=(("n1", "n2"),), trainable=(entry,)))
     table = flatten(netlist).netlist.resistor
 
-    def elements(table: object) -> list[tuple[float, ...]]:
-        return sorted(zip(table.pos, table.neg, table.conductance, strict=True))  # type: ignore[attr-defined]
+    def elements(table: Resistors) -> list[tuple[str, int, int, float]]:
+        return sorted(zip(table.name, table.pos, table.neg, table.conductance, strict=True))
 
     assert elements(table) == elements(drawn.resistor)
 

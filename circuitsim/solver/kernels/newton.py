@@ -48,6 +48,8 @@ _TOO_LARGE = 1e9
 # Where a step of behavioural sources may lead at most: the logarithm of a node that is still at 0 V is -1e99.
 _FARTHEST = 1e8
 _ROUNDINGS = 16 * np.finfo(np.float64).eps
+# Steps that stay below this part of the largest voltage without getting smaller are rounding.
+_STALLED = 1e-8
 
 
 class Circuit(NamedTuple):
@@ -383,6 +385,7 @@ def _iterate(  # type: ignore[no-untyped-def]
     _spread(c, x, v)
     _controls(c, v, d_at, b_at)
     settled = False
+    stalled, last = 0, np.inf
     for iteration in range(max_iterations + 1):
         _copy(values, linear)
         _copy(f, constant)
@@ -414,7 +417,8 @@ def _iterate(  # type: ignore[no-untyped-def]
         if not np.isfinite(worst_i + worst_v) or scale_v > _TOO_LARGE:
             return DIVERGED, iteration
         small = worst_i <= 0.1 * relative * scale_i + absolute and worst_v <= 0.01 * voltage + 1e-13 * scale_v
-        if settled and small and valid:
+        # A milliohm beside a kilohm lets no step fall below 1e-16 * 6 V / 1 mohm * 1 kohm.
+        if (settled or stalled >= 3) and small and valid:
             return CONVERGED, iteration
         if iteration == max_iterations:
             return UNFINISHED, iteration
@@ -447,6 +451,9 @@ def _iterate(  # type: ignore[no-untyped-def]
             b_at[k] = _limited_control(new, b_at[k], c.b_gain[k], c.b_sat[k], c.b_off[k])
             limited = limited or b_at[k] != new
         settled = not limited and (largest <= voltage + 1e-12 * scale_v or all_linear)
+        stalls = not limited and small and 0.25 * last <= largest <= voltage + _STALLED * scale_v
+        stalled = stalled + 1 if stalls else 0
+        last = largest
     return UNFINISHED, max_iterations
 
 
