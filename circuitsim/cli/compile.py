@@ -35,7 +35,9 @@ _PRINTED_STEPS = 100
 
 
 def command(
-    network: Path = typer.Argument(..., help="Network description or netlist (.yaml), or SPICE deck (.cir)."),
+    network: Path = typer.Argument(
+        ..., help="Network or netlist (.yaml), SPICE deck (.cir), or record (.h5)."
+    ),
     phase: str = PHASE_OPTION,
     output: Path | None = typer.Option(None, "-o", "--output", help="File to write; replaced if it exists."),
     format: str = typer.Option("yaml", "--format", help="yaml (blocks) or spice (a deck of plain elements)."),
@@ -76,20 +78,23 @@ def command(
     for note in () if source.deck is None else source.deck.notes:
         remark(f"note: {note}")
     netlist = source.netlist
-    changed = False
+    changed, nodeset = False, dict[str, float]()
     if phase != "free" or given is not None or sample is not None or target is not None:
         inputs, targets = sample_of(source, given, sample, target, beta, phase=phase)
         nudge = None if targets is None or source.cost is None else source.cost.nudge(targets, beta)
-        netlist = phase_netlist(netlist, phase, inputs, nudge)
+        netlist, nodeset = phase_netlist(netlist, phase, inputs, nudge)
         changed = True
     if output is not None:
         from circuitsim.netlist import write_netlist
         from circuitsim.spice import write_deck
+        from circuitsim.spice.deck_file import Deck
 
         if format == "yaml":
             _write(output, lambda path: write_netlist(netlist, path))
         else:
             circuit = netlist if source.deck is None or changed else source.deck
+            if nodeset:
+                circuit = Deck(title=netlist.title, netlist=netlist, nodeset=nodeset)
             origin = source.netlist if phase != "free" else None
             deck = write_deck(circuit, analyses=analyses, origin=origin)
             _write(output, lambda path: path.write_text(deck, encoding="utf-8"))

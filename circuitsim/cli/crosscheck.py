@@ -305,8 +305,8 @@ def _print(study: CrossCheckStudy, document: dict[str, Any]) -> None:
         facts.append(
             (
                 "limit",
-                f"corrected gradients are differences of voltages that move by as little as {min(moved):.0e} "
-                "V and are known to rounding",
+                f"corrected gradients are differences of voltages that move by {min(moved):.0e} V: the "
+                "rounding of doubles and the tolerances of both sides weigh most there",
             )
         )
     print_facts("Made with", facts)

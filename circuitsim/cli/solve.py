@@ -44,7 +44,9 @@ _SWEPT_ROWS = 20
 
 
 def command(
-    circuit: Path = typer.Argument(..., help="Network description or netlist (.yaml), or SPICE deck (.cir)."),
+    circuit: Path = typer.Argument(
+        ..., help="Network or netlist (.yaml), SPICE deck (.cir), or record (.h5)."
+    ),
     given: str | None = INPUT_OPTION,
     sample: int | None = SAMPLE_OPTION,
     phase: str = PHASE_OPTION,
@@ -93,7 +95,7 @@ def command(
         nudge = source.cost.nudge(targets, beta)
         if phase == "dyadic":
             # The circuit beside its transposed copy, as one netlist.
-            solved = phase_netlist(netlist, phase, inputs, nudge)
+            solved, _ = phase_netlist(netlist, phase, inputs, nudge)
             point = solve(build_plan(solved), solved.values(), np.empty((1, 0)))
         else:
             anchor = free if phase == "corrected" else None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from circuitsim.cli.output import announce_compilation
+from circuitsim.cli.output import announce_compilation, remark
 from circuitsim.errors import NetlistError, SpecError
 
 if TYPE_CHECKING:
@@ -86,14 +86,18 @@ class Source:
 
 
 def read_source(path: Path, *, seed: int = 0) -> Source:
-    """Read a network description, a netlist that `circuitsim compile` wrote, or a SPICE deck."""
+    """Read a network description, a netlist that `circuitsim compile` wrote, a record or a SPICE deck."""
     from circuitsim.compiler import compile_network
     from circuitsim.learning import Cost
     from circuitsim.netlist import read_netlist
     from circuitsim.network import load_network
 
     if path.suffix in RECORD_SUFFIXES:
-        raise SpecError("is a record, not a circuit", file=path, remedy="Use: circuitsim show.")
+        from circuitsim.study.subjects import learned_chip
+
+        bench, chip, state = learned_chip(path)
+        remark(f"{path.name}: die {chip.seed}, {state}")
+        return Source(netlist=chip.netlist.with_values(chip.values), network=bench.network, cost=bench.cost)
     if path.suffix.lower() in DECK_SUFFIXES:
         from circuitsim.spice.reader import read_deck
 
@@ -165,8 +169,14 @@ def sample_of(
     return u, _targets(source.cost, len(source.netlist.outputs.pos), target, label)
 
 
-def phase_netlist(netlist: Netlist, phase: str, inputs: FloatArray, nudge: Nudge | None) -> Netlist:
-    """Return the circuit of a phase, of ordinary elements, its inputs held at one vector (1, n_in)."""
+def phase_netlist(
+    netlist: Netlist, phase: str, inputs: FloatArray, nudge: Nudge | None
+) -> tuple[Netlist, dict[str, float]]:
+    """Return the circuit of a phase, of ordinary elements, its inputs held at one vector (1, n_in).
+
+    Beside it the voltages [V] that its solution lies near, by node: a corrected circuit has other solutions
+    too, and a simulator that starts from nothing may end in one of those.
+    """
     from circuitsim import spice
     from circuitsim.netlist import InputPort, nudged_netlist
     from circuitsim.solver import build_plan, solve
@@ -174,11 +184,12 @@ def phase_netlist(netlist: Netlist, phase: str, inputs: FloatArray, nudge: Nudge
     announce_compilation()
     held = replace(spice.with_inputs(netlist, inputs), inputs=InputPort.none())
     if nudge is None:
-        return held
+        return held, {}
     if phase == "nudged":
-        return nudged_netlist(held, nudge)
+        return nudged_netlist(held, nudge), {}
     anchor = solve(build_plan(netlist), netlist.values(), inputs)
-    return spice.phase_netlist(held, phase, anchor=anchor, nudge=nudge)  # type: ignore[arg-type]
+    built = spice.phase_netlist(held, phase, anchor=anchor, nudge=nudge)  # type: ignore[arg-type]
+    return built, spice.first_guess(built, anchor.node_voltage[0]) if phase == "corrected" else {}
 
 
 def _inputs(netlist: Netlist, given: str | None, sample: int | None) -> tuple[FloatArray, int | None]:

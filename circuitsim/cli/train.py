@@ -194,5 +194,7 @@ def _report(run: RunRecord, paths: list[Path], experiment: Path) -> None:
     if experiment.suffix not in RECORD_SUFFIXES:
         print_line(f"  circuitsim train {shlex.quote(str(experiment))} --seed {seed + 1}     (another die)")
     hopfield = Path("netlists/hopfield.yaml")
-    if hopfield.exists() and not str(run.header["experiment"]["network"]).endswith(hopfield.name):
+    if run.header["network"] is None:
+        print_line(f"  circuitsim crosscheck {shlex.quote(str(run.path))}     (every phase against ngspice)")
+    elif hopfield.exists() and not str(run.header["experiment"]["network"]).endswith(hopfield.name):
         print_line(f"  circuitsim gradcheck {hopfield}     (loops)")

@@ -41,7 +41,9 @@ _INSIDE = "#"
 
 
 def command(
-    circuit: Path = typer.Argument(..., help="SPICE deck (.cir), network description or netlist (.yaml)."),
+    circuit: Path = typer.Argument(
+        ..., help="SPICE deck (.cir), network or netlist (.yaml), or record (.h5)."
+    ),
     stop: str | None = typer.Option(None, "--stop", help="End (s). Default: that of the deck's .tran."),
     step: str | None = typer.Option(
         None, "--step", help="Time between printed values (s). Default: the deck's, else a hundredth."

@@ -326,18 +326,12 @@ class _Run:
         if self.reader.probe is None:
             raise self.problem("must be known before the circuit is solved, so it cannot hold", token)
         inside = token.text.partition("(")[2][:-1]
-        names = tuple(self.renamed(name.strip()) for name in inside.split(","))
+        # An argument of a function is a value: within v() and i() its name is a node's, as in ngspice.
+        names = tuple(name.strip() for name in inside.split(","))
         if not all(names) or len(names) > (2 if letter == "v" else 1):
             form = "v(node) or v(node,node)" if letter == "v" else "i(source)"
             raise self.problem(f"needs {form} instead of", token)
         return self.reader.probe(letter, names)
-
-    def renamed(self, name: str) -> str:
-        """Return the node or source that an argument of a function stands for, or the name itself."""
-        scope = self.scope
-        while (argument := scope.arguments.get(name.lower())) is not None and len(argument.tokens) == 1:
-            name, scope = argument.tokens[0].text, argument.scope
-        return name
 
     def named(self, token: _Token) -> int:
         name = token.text.lower()

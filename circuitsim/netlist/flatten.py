@@ -250,9 +250,7 @@ def _label(stem: str) -> Callable[[int], str]:
     return lambda k: f"{stem}.{k}"
 
 
-def _device_name(
-    crossbar: Crossbar, half: str, j: IntArray, i: IntArray
-) -> tuple[int, Callable[[int], str]]:
+def _device_name(crossbar: Crossbar, half: str, j: IntArray, i: IntArray) -> tuple[int, Callable[[int], str]]:
     if crossbar.device_names:
         return len(j), crossbar.device_names.__getitem__
     return len(j), lambda k: f"{crossbar.name}.{half}.{j.item(k)}.{i.item(k)}"

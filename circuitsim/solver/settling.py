@@ -77,6 +77,12 @@ def settle(
     for name, value in (("tolerance", tolerance), ("limit", 1.0 if limit is None else limit)):
         if not 0 < value < math.inf:
             raise SpecError("must be a positive number", field=name, value=value)
+    if not _stores_charge(plan, values):
+        raise NetlistError(
+            "has no dynamics: nothing in it stores charge",
+            object=plan.netlist.title,
+            remedy="Give its layers a capacitance.",
+        )
     u = np.zeros(plan.netlist.inputs.size) if inputs is None else np.asarray(inputs, dtype=np.float64)
     drive = Drive(inputs=Drive.of(plan.netlist, u).inputs[:1])
     try:
@@ -90,12 +96,6 @@ def settle(
     if settings.largest_step is None:
         settings = replace(settings, largest_step=limit)
     run = TransientRun(plan, values, span=limit, step=limit / 100, waveforms={}, inputs=u, settings=settings)
-    if not run.dynamic:
-        raise NetlistError(
-            "has no dynamics: nothing in it stores charge",
-            object=plan.netlist.title,
-            remedy="Give its layers a capacitance.",
-        )
     run.start_unsettled(initial_voltage or {}, element_initial or {})
     before, still = run.voltage, False
     while run.time < limit and not still:
@@ -177,6 +177,12 @@ def _spectrum(plan: Plan, values: Values, point: OperatingPoint | None) -> float
         return None
     signal = small_signal(plan, values, point.node_voltage[0], point.branch_current[0])
     return None if signal is None else signal.largest_real
+
+
+def _stores_charge(plan: Plan, values: Values) -> bool:
+    diode = values.tables["diode"]
+    junctions = np.any(diode["junction_capacitance"] > 0) or np.any(diode["transit_time"] > 0)
+    return bool(junctions or np.any(plan.general.storage(values)[0]))
 
 
 def _slowest(plan: Plan, values: Values) -> float:

@@ -124,7 +124,7 @@ def sweep(
     iterations = 0
     x = np.zeros(general.n_unknowns)
     if start is not None:
-        v, i = general.flat.lift(start.node_voltage[:1], start.branch_current[:1])
+        v, i = general.lift(circuit.values, start.node_voltage[:1], start.branch_current[:1])
         x = general._unknowns(v, i)[0]
     for rows in np.split(table, [*_chunks(edges, total)]):
         for column, one, value in zip(columns, swept, rows[0], strict=True):

@@ -61,6 +61,8 @@ _MOST_TRIES = 2000
 """Steps between two chances to interrupt."""
 _MOST_KEPT = 250_000_000
 """Most numbers that a result may hold: 2 GB."""
+_MOST_ENDS = 20_000
+"""Most times asked for at which steps end."""
 _REFEREE = 1e-9
 _ROUNDING = 16 * np.finfo(np.float64).eps
 
@@ -169,7 +171,8 @@ def transient(
         start: a point to start from instead of the operating point.
         uic: start from the initial conditions, everything else at rest, and solve no operating point.
             The first row is then just after time 0.
-        times: rising times [s] to report, instead of all accepted steps.
+        times: rising times [s] to report, instead of all accepted steps. Steps of a nonlinear circuit end
+            at them, as long as there are no more than 20,000; else they are read off a parabola per step.
         settings: tolerances and step lengths.
         progress: called now and then with the time reached [s].
 
@@ -197,6 +200,7 @@ def transient(
         run.start_at(run.operating_point(initial_voltage or {}))
     wanted = None if times is None else _checked_times(times, stop)
     keep = _Keeper(run, wanted)
+    run.end_steps_at(wanted)
     while run.time < stop:
         keep.add(run.advance(stop))
         if progress is not None:
@@ -260,6 +264,7 @@ class TransientRun(DrivenCircuit):
         self.settings, self.span = settings, span
         self.waveforms = [waveforms[name].resolved(step, span) for name in self.names]
         self._gather()
+        self._ends = np.empty(0)
         self.accepted = self.rejected = self.failed = self.iterations = 0
 
     @property
@@ -320,7 +325,6 @@ class TransientRun(DrivenCircuit):
         first = n.branch_starts["inductor"]
         inductors = general.branch_unknown[first : first + len(n.inductor)]
         weigh[inductors[inductors >= 0]] = 2
-        self.dynamic = bool(stores.any())
         encoded = [_encoded(waveform) for waveform in self.waveforms]
         self._circuit = circuit
         self._dynamics = Dynamics(
@@ -367,7 +371,7 @@ class TransientRun(DrivenCircuit):
 
     def start_at(self, point: OperatingPoint) -> None:
         """Start from a point's voltages and currents."""
-        v, i = self.general.flat.lift(point.node_voltage[:1], point.branch_current[:1])
+        v, i = self.general.lift(self.values, point.node_voltage[:1], point.branch_current[:1])
         self._begin(self.general._unknowns(v, i)[0], None)
 
     def start_unsettled(self, voltage: Mapping[str, float], element: Mapping[str, float]) -> None:
@@ -395,14 +399,14 @@ class TransientRun(DrivenCircuit):
         node[0] -= np.bincount(n.diode.neg, charge, n.n_nodes)
         first = n.branch_starts["inductor"]
         branch[0, first : first + len(inductors)] = -_flux(n, self.values, current[None])[0]
-        lifted = np.zeros((1, general.flat.netlist.n_nodes))
-        lifted[:, : n.n_nodes] = node
-        i = np.zeros((1, len(general.flat.netlist.branch_names)))
-        i[:, general.flat.branch] = branch
-        q = general._unknowns(lifted, i)[0]
-        i[:, general.flat.branch[first : first + len(inductors)]] = current
-        flat_v = np.concatenate([v[None], v[None][:, general.flat.internal_copy]], axis=1)
-        self._begin(general._unknowns(flat_v, i)[0], q)
+        at_nodes = np.zeros((1, general.flat.netlist.n_nodes))
+        at_nodes[:, : n.n_nodes] = node
+        at_branches = np.zeros((1, len(general.flat.netlist.branch_names)))
+        at_branches[:, general.flat.branch] = branch
+        i = np.zeros_like(branch)
+        i[0, first : first + len(inductors)] = current
+        x = general._unknowns(*general.lift(self.values, v[None], i))[0]
+        self._begin(x, general._unknowns(at_nodes, at_branches)[0])
         self.start_charges = [stored[None], charge[None]]
 
     def _begin(self, x: FloatArray, q: FloatArray | None) -> None:
@@ -454,6 +458,16 @@ class TransientRun(DrivenCircuit):
 
     # -------------------------------------------------------------------------------------- on its way
 
+    def end_steps_at(self, times: FloatArray | None) -> None:
+        """Let steps end at these times, where no parabola through a step's points may be trusted.
+
+        Nodes that nonlinear elements give without storing anything may bend anywhere inside a step.
+        """
+        c = self._circuit
+        linear = not (len(c.d_pos) or len(c.e_row) or len(c.b_row) or len(c.s_pos))
+        if times is not None and not linear and len(times) <= _MOST_ENDS:
+            self._ends = np.array(times, dtype=np.float64)
+
     def advance(self, stop: float, *, most: int = _MOST_TRIES) -> Steps:
         """Step towards ``stop`` until there, or until the buffer is full.
 
@@ -481,6 +495,7 @@ class TransientRun(DrivenCircuit):
                 self._peak,
                 tolerance,
                 clock,
+                self._ends,
                 counters,
                 most,
                 *out,

@@ -4,6 +4,7 @@ from circuitsim.spice.crosscheck import (
     CrossCheck,
     crosscheck_deck,
     crosscheck_point,
+    first_guess,
     phase_netlist,
     with_inputs,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "crosscheck_deck",
     "crosscheck_point",
     "deck_nodes",
+    "first_guess",
     "phase_netlist",
     "probe",
     "read_raw",

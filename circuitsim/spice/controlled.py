@@ -112,9 +112,33 @@ def behavioural_source(circuit: Circuit, instance: Instance, line: Line) -> None
     if match is None:
         raise problem(line, "wants V= or I=", value=rest[:40], remedy=form)
     text, factor = _expression_and_factor(circuit, instance, line, match[2])
+    text = _written_out(instance, line, text)
     if match[1] == "i":
         _refuse_multiplied(instance, line)
     _behavioural(circuit, instance, line, match[1], ends, text, factor)
+
+
+def _written_out(instance: Instance, line: Line, text: str) -> str:
+    """Return Xyce's ``{poly(1) v(a) p0 p1 ...}`` as a sum of products, and any other text as it is.
+
+    Of several quantities only linear terms are read: programs count the others differently.
+    """
+    inner = text[1:-1].strip() if text.startswith("{") and text.endswith("}") else text
+    match = _POLYNOMIAL.fullmatch(inner)
+    if match is None:
+        return text
+    dimension = int(match[1])
+    probes = re.findall(r"[vi] ?\([^()]*\)", match[2])
+    numbers = words_of(line, re.sub(r"[vi] ?\([^()]*\)", " ", match[2]))
+    coefficients = [instance.scope.number(line, word, "coefficient") for word in numbers]
+    if len(probes) != dimension or not coefficients:
+        raise problem(line, f"poly({dimension}) wants so many voltages or currents", value=inner[:60])
+    if dimension > 1 and any(coefficients[dimension + 1 :]):
+        remedy = "Write the products out."
+        raise problem(
+            line, "programs count the terms of this poly differently", value=inner[:60], remedy=remedy
+        )
+    return _sum_of_products(coefficients[:_MOST_COEFFICIENTS], probes)
 
 
 def behavioural_resistor(circuit: Circuit, instance: Instance, line: Line, text: str) -> None:
@@ -122,7 +146,8 @@ def behavioural_resistor(circuit: Circuit, instance: Instance, line: Line, text:
     ends, _ = _head(instance, line, "Rname node node value")
     _refuse_multiplied(instance, line)
     nodes = {"pos#": ends[0], "neg#": ends[1]}
-    current = f"v(pos#,neg#)/({unquoted(text)})"
+    resistance, factor = _expression_and_factor(circuit, instance, line, text, refused=("temp", "dtemp", "m"))
+    current = f"v(pos#,neg#)/({_times(resistance, factor)})"
     circuit.behavioural("behavioural_current", instance, line, current, ends=ends, nodes=nodes)
 
 
@@ -132,11 +157,7 @@ def expression_value(line: Line, key: str) -> str | None:
         return None
     match = _HEAD.fullmatch(line.text)
     text = re.sub(rf"^{key}\s*=\s*", "", match[4]).strip() if match else ""
-    if not _DEPENDS.search(text):
-        return None
-    if _TRAILING.search(text):
-        raise problem(line, "a value that depends on the circuit takes no other parameters", value=text[-40:])
-    return text
+    return text if _DEPENDS.search(text) else None
 
 
 def voltage_switch(circuit: Circuit, instance: Instance, line: Line) -> None:
@@ -329,8 +350,13 @@ def _sum_of_products(coefficients: list[float], inputs: list[str]) -> str:
     return " + ".join(terms) or "0"
 
 
-def _expression_and_factor(circuit: Circuit, instance: Instance, line: Line, text: str) -> tuple[str, float]:
-    """Split an expression from parameters that follow it; return it and the factor that they make."""
+def _expression_and_factor(
+    circuit: Circuit, instance: Instance, line: Line, text: str, refused: tuple[str, ...] = ()
+) -> tuple[str, float]:
+    """Split an expression from parameters that follow it; return it and the factor that they make.
+
+    Some elements of ngspice ignore some parameters: those are ``refused``.
+    """
     text = text.strip()
     named: dict[str, float] = {}
     while match := _TRAILING.search(text):
@@ -340,9 +366,9 @@ def _expression_and_factor(circuit: Circuit, instance: Instance, line: Line, tex
         text = text[: match.start()].rstrip()
     if not text:
         raise problem(line, "has no expression")
-    for refused in ("smoothbsrc", "reciproctc", "reciprocm"):
-        if named.pop(refused, 0.0):
-            raise problem(line, "is not supported", value=refused)
+    for name in ("smoothbsrc", "reciproctc", "reciprocm", *refused):
+        if named.get(name):
+            raise problem(line, "is not supported here", value=name)
     temperature = named.get("temp", circuit.temperatures.circuit + named.get("dtemp", 0.0))
     named["tc1"] = named.get("tc1", named.get("tc", 0.0))
     factor = scaled_by_temperature(named, temperature - circuit.temperatures.nominal)

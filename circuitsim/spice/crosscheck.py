@@ -20,7 +20,15 @@ from circuitsim.spice.engine import SpiceEngine
 from circuitsim.spice.ngspice import NgspiceEngine
 from circuitsim.spice.original import operating_point_deck
 
-__all__ = ["CrossCheck", "Phase", "crosscheck_deck", "crosscheck_point", "phase_netlist", "with_inputs"]
+__all__ = [
+    "CrossCheck",
+    "Phase",
+    "crosscheck_deck",
+    "crosscheck_point",
+    "first_guess",
+    "phase_netlist",
+    "with_inputs",
+]
 
 Phase = Literal["free", "nudged", "corrected", "dyadic"]
 
@@ -123,7 +131,7 @@ def crosscheck_point(
     """
     flat = flatten(netlist).netlist
     names = deck_nodes(flat)
-    deck = Deck(title=netlist.title, netlist=flat, nodeset={} if start is None else _first_guess(flat, start))
+    deck = Deck(title=netlist.title, netlist=flat, nodeset={} if start is None else first_guess(flat, start))
     compared = tuple(names)[: len(node_voltage)] if nodes is None else tuple(nodes)
     solution = (engine or NgspiceEngine()).solve(write_deck(deck, options=options or DeckOptions()))
     return CrossCheck(
@@ -161,7 +169,7 @@ def crosscheck_deck(
     """
     own = [index for index, name in enumerate(netlist.node_names) if "#" not in name]
     names = tuple(netlist.node_names[index] for index in own)
-    guess = {} if start is None else _first_guess(netlist, start)
+    guess = {} if start is None else first_guess(netlist, start)
     guess = {name: value for name, value in guess.items() if "#" not in name}
     deck = operating_point_deck(path, options=options, start=guess)
     solution = (engine or NgspiceEngine()).solve(deck)
@@ -174,7 +182,7 @@ def crosscheck_deck(
     )
 
 
-def _first_guess(netlist: Netlist, voltage: FloatArray) -> dict[str, float]:
+def first_guess(netlist: Netlist, voltage: FloatArray) -> dict[str, float]:
     """Return the first guesses of a flat circuit's first nodes: those that no branch holds.
 
     A simulator enforces a guess with a large conductance. At a node that a source holds as well, the rounding

@@ -106,7 +106,7 @@ def _value_and_model(
     named = {
         name: scope.number(line, word, name) for name, word in fields.named.items() if name not in _UNUSED
     }
-    value = named.pop(key, None)
+    value = next((named.pop(name) for name in _VALUE_NAMES[key] if name in named), None)
     model: dict[str, float] = {}
     seen_model = False
     for word in fields.words[2:]:
@@ -126,14 +126,20 @@ _R_PARAMETERS = ("r", "l", "w", "m", "scale", "temp", "dtemp", "tc1", "tc2", "tc
 _C_PARAMETERS = ("c", "ic", "l", "w", "m", "scale", "temp", "dtemp", "tc1", "tc2")
 _L_PARAMETERS = ("l", "ic", "m", "scale", "temp", "dtemp", "tc1", "tc2")
 _UNUSED = frozenset(("ac", "noisy", "noise"))
+_VALUE_NAMES = {"r": ("r", "resistance"), "c": ("c", "cap", "capacitance"), "l": ("l", "ind", "inductance")}
 _TEMPERATURE = ("tc1", "tc2", "tce", "tnom")
+_SIZES = ("l", "w", "defw", "defl", "narrow", "short")
 _GEOMETRY = {
-    "r": dict.fromkeys(("rsh", "r", "res", "l", "w", "defw", "defl", "narrow", "short", *_TEMPERATURE), 0.0),
-    "c": dict.fromkeys(("cap", "c", "cj", "cjsw", "defw", "defl", "narrow", "short", *_TEMPERATURE), 0.0),
-    "l": dict.fromkeys(("ind", "l", *_TEMPERATURE), 0.0),
+    "r": dict.fromkeys(("rsh", "res", *_VALUE_NAMES["r"], *_SIZES, *_TEMPERATURE), 0.0),
+    "c": dict.fromkeys(("cj", "cjsw", *_VALUE_NAMES["c"], *_SIZES, *_TEMPERATURE), 0.0),
+    "l": dict.fromkeys((*_VALUE_NAMES["l"], *_TEMPERATURE), 0.0),
 }
 _LENGTH, _WIDTH = 10e-6, 10e-6
 """Length and width that ngspice gives a resistor whose model has a sheet resistance [m]."""
+
+
+def _model_value(model: dict[str, float], *names: str) -> float | None:
+    return next((model[name] for name in names if name in model), None)
 
 
 def _rise(circuit: Circuit, named: dict[str, float], model: dict[str, float]) -> float:
@@ -176,7 +182,7 @@ def _resistor(circuit: Circuit, instance: Instance, line: Line) -> None:
         wide = (width or model.get("w", model.get("defw", _WIDTH))) - 2 * model.get("narrow", 0.0)
         value = model["rsh"] * positive(line, long, "l") / positive(line, wide, "w")
     if value is None:
-        value = model.get("r", model.get("res"))
+        value = _model_value(model, "res", *_VALUE_NAMES["r"])
     if value is None:
         raise problem(line, "has no resistance", value=line.text[:60], remedy="Write Rname node node value.")
     value *= named.pop("scale", 1.0)
@@ -214,7 +220,7 @@ def _capacitor(circuit: Circuit, instance: Instance, line: Line) -> None:
         long, wide = length - model.get("short", 0.0), width - model.get("narrow", 0.0)
         value = model.get("cj", 0.0) * long * wide + model.get("cjsw", 0.0) * 2 * (long + wide)
     if value is None:
-        value = model.get("cap", model.get("c"))
+        value = _model_value(model, *_VALUE_NAMES["c"])
     if value is None:
         raise problem(line, "has no capacitance", value=line.text[:60], remedy="Write Cname node node value.")
     value *= named.pop("scale", 1.0) * scaled_by_temperature(_coefficients(named, model), rise)
@@ -239,7 +245,7 @@ def _inductor(circuit: Circuit, instance: Instance, line: Line) -> None:
     rise = _rise(circuit, named, model)
     initial = named.pop("ic", None)
     if value is None:
-        value = model.get("ind", model.get("l"))
+        value = _model_value(model, *_VALUE_NAMES["l"])
     if value is None:
         raise problem(line, "has no inductance", value=line.text[:60], remedy="Write Lname node node value.")
     value *= named.pop("scale", 1.0) * scaled_by_temperature(_coefficients(named, model), rise)

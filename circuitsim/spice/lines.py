@@ -25,10 +25,15 @@ _UPPER = {ord(letter): letter.lower() for letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 # A dollar sign starts a comment after a space, but a node may be called $n_0001.
 _COMMENT = re.compile(r";|//|(?<=[\s,])\$")
 _AFTER_PATH = re.compile(r";|(?<=\s)\$|(?<=\s)//")
+_STRETCH = re.compile(r"  |[^\S \n]")
 _NODE_POSITION = 3
 _INCLUDE = re.compile(r"\.inc(?:l|lude)?\b\s*(.*)", re.IGNORECASE)
 _LIBRARY = re.compile(r"\.lib\b\s*(.*)", re.IGNORECASE)
 _PATH = re.compile(r"""\s*(?:"([^"]*)"|'([^']*)'|(\S+))""")
+
+
+_Chain = tuple[tuple[Path, str], ...]
+"""The files, or sections of libraries, that led to a line."""
 
 
 class Line(NamedTuple):
@@ -66,7 +71,7 @@ def deck_text_of_file(path: str | Path) -> DeckText:
     """
     reader = _Reader()
     return reader.deck(
-        reader.content(Path(path), None), str(path), Path(path).parent, (_identity(Path(path)),)
+        reader.content(Path(path), None), str(path), Path(path).parent, ((_identity(Path(path)), ""),)
     )
 
 
@@ -87,7 +92,7 @@ class _Reader:
         self.size = 0
         self.notes: list[str] = []
 
-    def deck(self, text: str, file: str | None, folder: Path | None, including: tuple[Path, ...]) -> DeckText:
+    def deck(self, text: str, file: str | None, folder: Path | None, including: _Chain) -> DeckText:
         first, _, rest = _unified(text).partition("\n")
         lines = self.lines(rest, file, folder, including, first_number=2)
         return DeckText(title=first.strip(), lines=lines, notes=self.notes)
@@ -97,7 +102,7 @@ class _Reader:
         text: str,
         file: str | None,
         folder: Path | None,
-        including: tuple[Path, ...],
+        including: _Chain,
         *,
         first_number: int,
         section: Line | None = None,
@@ -163,7 +168,7 @@ class _Reader:
         line: Line,
         words: list[str],
         folder: Path | None,
-        including: tuple[Path, ...],
+        including: _Chain,
         *,
         library: bool = False,
     ) -> list[Line]:
@@ -174,15 +179,15 @@ class _Reader:
                 value=" ".join(words),
                 remedy="Put a name with spaces in quotes.",
             )
-        path, chain = self._resolved(line, words[0], folder, including)
-        section = line._replace(text=words[1]) if len(words) == 2 else None
+        section = line._replace(text=words[1].lower()) if len(words) == 2 else None
+        path, chain = self._resolved(line, words[0], section, folder, including)
         return self.lines(
             self.content(path, line), str(path), path.parent, chain, first_number=1, section=section
         )
 
     def _resolved(
-        self, line: Line, name: str, folder: Path | None, including: tuple[Path, ...]
-    ) -> tuple[Path, tuple[Path, ...]]:
+        self, line: Line, name: str, section: Line | None, folder: Path | None, including: _Chain
+    ) -> tuple[Path, _Chain]:
         if folder is None:
             raise problem(
                 line,
@@ -194,7 +199,7 @@ class _Reader:
             raise problem(line, "is no file name", value=name)
         path = Path(name).expanduser() if name.startswith("~/") else Path(name)
         path = folder / path
-        identity = _identity(path)
+        identity = (_identity(path), section.text if section else "")
         if identity in including:
             raise problem(line, "the file includes itself", value=name)
         if len(including) >= _DEEPEST_INCLUDE:
@@ -204,7 +209,7 @@ class _Reader:
 
 def _section(lines: list[Line], wanted: Line) -> list[Line]:
     """Return the lines of a library file between ``.lib NAME`` and ``.endl``."""
-    name, inside, found = wanted.text.lower(), False, False
+    name, inside, found = wanted.text, False, False
     inner = []
     for line in lines:
         match = _LIBRARY.match(line.text)
@@ -243,7 +248,7 @@ def _folded(line: Line) -> Line:
 
 def _single_spaced(text: str) -> str:
     """Return text with one space for each stretch of them: patterns need not search long ones."""
-    return " ".join(text.split()) if "  " in text or not text.isprintable() else text
+    return " ".join(text.split()) if _STRETCH.search(text) else text
 
 
 def _lower(text: str) -> str:
@@ -256,6 +261,7 @@ def _logical(text: str, file: str | None, first_number: int) -> list[Line]:
     raw_lines = text.split("\n")
     lines = _lower(text).split("\n")
     comments = ";" in text or "$" in text or "//" in text
+    stretched = _STRETCH.search(text) is not None
     found: list[Line] = []
     more: list[str] = []
     for number, folded in enumerate(lines, first_number):
@@ -271,7 +277,7 @@ def _logical(text: str, file: str | None, first_number: int) -> list[Line]:
             physical = _without_comment(physical)
             if not physical:
                 continue
-        if head != ".":
+        if stretched and head != ".":
             physical = _single_spaced(physical)
         if head == "+":
             if not found:

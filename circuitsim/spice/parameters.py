@@ -15,8 +15,10 @@ from circuitsim.netlist.expressions import UserFunction, parse_constant
 from circuitsim.spice.lines import Line, problem
 from circuitsim.units import spice_number
 
-__all__ = ["Assignment", "Names", "Scope", "assignments", "read_function"]
+__all__ = ["PARAMETER_LINES", "Assignment", "Names", "Scope", "read_parameters"]
 
+PARAMETER_LINES = (".param", ".params", ".parameter", ".global_param", ".csparam")
+_FUNCTION_LINES = (".func", ".function")
 _NAME = r"[a-z_][a-z0-9_.$#@]*"
 _ASSIGNED = re.compile(rf"({_NAME})\s*(\([^()]*\))?\s*=(?!=)")
 _FUNCTION = re.compile(rf"({_NAME})\s*\(([^()]*)\)\s*=?\s*(.+)")
@@ -41,7 +43,29 @@ class Names:
     functions: dict[str, UserFunction] = field(default_factory=dict)
 
 
-def assignments(line: Line, text: str) -> dict[str, str]:
+def read_parameters(names: Names, line: Line) -> bool:
+    """Add what a ``.param`` or ``.func`` line defines; return False if the line is neither.
+
+    Raises:
+        NetlistError: neither ``name=value`` nor ``name(arguments)``.
+    """
+    word, _, rest = line.text.partition(" ")
+    if word in _FUNCTION_LINES:
+        name, function = _function(line, rest)
+        names.functions[name] = function
+        return True
+    if word not in PARAMETER_LINES:
+        return False
+    for name, text in _assignments(line, rest).items():
+        if name.endswith(")"):
+            name, function = _function(line, f"{name} {text}")
+            names.functions[name] = function
+        else:
+            names.parameters[name] = Assignment(text, line)
+    return True
+
+
+def _assignments(line: Line, text: str) -> dict[str, str]:
     """Return the ``name = expression`` pairs of a line, whatever spaces and commas are between them.
 
     Raises:
@@ -78,7 +102,7 @@ def _pairs(text: str) -> list[re.Match[str]]:
     return found
 
 
-def read_function(line: Line, text: str) -> tuple[str, UserFunction]:
+def _function(line: Line, text: str) -> tuple[str, UserFunction]:
     """Return the name and the content of ``name(a, b) {expression}``."""
     match = _FUNCTION.fullmatch(text.strip())
     if match is None:

@@ -136,7 +136,9 @@ def _starts(
         kind = ".nodeset" if line.text.startswith(".nodeset") else ".ic"
         for word, voltage, _ in read_start(line, scope):
             name = _node_name(top, word)
-            if name is None:
+            if name == "0":
+                notes.append(f"{line.place}: {kind} of ground was ignored")
+            elif name is None:
                 notes.append(f"{line.place}: {kind} of {word} was ignored: no element connects to it")
             else:
                 found[kind][name] = voltage

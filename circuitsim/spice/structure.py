@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from circuitsim.spice.conditions import chosen_lines
 from circuitsim.spice.fields import read_fields, words_of
 from circuitsim.spice.lines import Line, problem
-from circuitsim.spice.parameters import Assignment, Names, assignments, read_function
+from circuitsim.spice.parameters import Assignment, Names, read_parameters
 
 __all__ = ["Call", "Definition", "Structure", "read_structure"]
 
 _DEEPEST = 30
-_PARAMETERS = (".param", ".params", ".parameter", ".global_param", ".csparam")
-_FUNCTIONS = (".func", ".function")
 _OPTIONS = (".option", ".options", ".opt")
 _STARTS = (".ic", ".initcond", ".dcvolt", ".nodeset")
 _ANALYSES = (".op", ".dc", ".tran")
@@ -26,8 +25,8 @@ _OTHER_ANALYSES = (
     *(".wcase", ".sampling", ".embeddedsampling", ".pce", ".lin", ".net", ".xf"),
 )
 _SUPPORTED = (
-    ".param .func .subckt .model .include .lib .global .options .temp .ic .nodeset .op .dc .tran .title; "
-    "output such as .print is ignored"
+    ".param .func .subckt .model .include .lib .if .global .options .temp .ic .nodeset .op .dc .tran "
+    ".title; output such as .print is ignored"
 )
 _CONTROL_HARMLESS = frozenset(
     (
@@ -109,7 +108,7 @@ def read_structure(lines: list[Line]) -> Structure:
     current = structure.top
     control: Line | None = None
     aliases = False
-    for line in lines:
+    for line in chosen_lines(lines):
         if line.text in (".aliases", ".endaliases"):
             aliases = line.text == ".aliases"
         elif aliases:
@@ -119,7 +118,7 @@ def read_structure(lines: list[Line]) -> Structure:
         elif line.text[0] != ".":
             current.elements.append(line)
         else:
-            word, _, rest = line.text.partition(" ") if " " in line.text else line.text.partition("\t")
+            word, _, rest = line.text.partition(" ")
             if word == ".control":
                 control = line
             elif word in (".subckt", ".macro"):
@@ -170,12 +169,9 @@ def _ended(current: Definition, line: Line, name: str) -> Definition:
 
 
 def _directive(structure: Structure, current: Definition, line: Line, word: str, rest: str) -> None:
-    if word in _PARAMETERS:
-        _parameters(current, line, rest)
-    elif word in _FUNCTIONS:
-        name, function = read_function(line, rest)
-        current.names.functions[name] = function
-    elif word == ".model":
+    if read_parameters(current.names, line):
+        return
+    if word == ".model":
         _model(current, line)
     elif word == ".global":
         structure.global_nodes |= set(words_of(line)[1:])
@@ -200,15 +196,6 @@ def _directive(structure: Structure, current: Definition, line: Line, word: str,
         _preprocess(structure, line, rest.split())
     else:
         raise problem(line, "is not supported", remedy=f"Supported: {_SUPPORTED}.")
-
-
-def _parameters(current: Definition, line: Line, rest: str) -> None:
-    for name, text in assignments(line, rest).items():
-        if name.endswith(")"):
-            function, content = read_function(line, f"{name} {text}")
-            current.names.functions[function] = content
-        else:
-            current.names.parameters[name] = Assignment(text, line)
 
 
 def _model(current: Definition, line: Line) -> None:

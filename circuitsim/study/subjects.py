@@ -26,7 +26,7 @@ from circuitsim.study.crosscheck import Subject
 from circuitsim.study.experiment import load_experiment
 from circuitsim.study.run import Bench, prepare, recorded_bench
 
-__all__ = ["read_subject"]
+__all__ = ["learned_chip", "read_subject"]
 
 _RECORDS = (".h5", ".hdf5")
 _DECKS = (".cir", ".sp", ".spi", ".spice", ".net", ".ckt")
@@ -109,6 +109,22 @@ def _experiment(path: Path, samples: int, seed: int | None) -> Subject:
 
 
 def _record(path: Path, samples: int, seed: int | None, arm: str | None) -> Subject:
+    bench, chip, state = learned_chip(path, arm=arm)
+    subject = _bench(bench, chip, samples, seed or 0)
+    note = f"die {bench.chip.seed}, card {bench.card.name}, conductances of {state}"
+    return replace(subject, kind="record", notes=(note,))
+
+
+def learned_chip(path: Path, *, arm: str | None = None) -> tuple[Bench, Chip, str]:
+    """Return the bench of a record, its die with what an estimator has learned, and that in words.
+
+    Args:
+        path: of a training run's record.
+        arm: the estimator; the one that the record names for figures by default.
+
+    Raises:
+        RecordError: not a record of a training run, or without this estimator.
+    """
     record = read_record(path)
     bench = recorded_bench(record)
     name = arm or str((record.header.get("figures") or {}).get("arm") or next(iter(record.arms)))
@@ -122,14 +138,10 @@ def _record(path: Path, samples: int, seed: int | None, arm: str | None) -> Subj
         )
     found = record.arms[name]
     trainer = bench.trainer(bench.estimators[name])
-    state = f"{name} after {found.epochs_done} of {found.epochs} epochs"
-    if found.epochs_done:
-        trainer.restore(found.state)
-    else:
-        state = f"{name} before its first epoch"
-    subject = _bench(bench, trainer.chip, samples, seed or 0)
-    note = f"die {bench.chip.seed}, card {bench.card.name}, conductances of {state}"
-    return replace(subject, kind="record", notes=(note,))
+    if not found.epochs_done:
+        return bench, trainer.chip, f"{name} before its first epoch"
+    trainer.restore(found.state)
+    return bench, trainer.chip, f"{name} after {found.epochs_done} of {found.epochs} epochs"
 
 
 def _bench(bench: Bench, chip: Chip, samples: int, seed: int) -> Subject:

@@ -167,7 +167,7 @@ def test_an_option_of_solve_that_does_not_fit(
         (("solve", "divider.yaml", "--phase", "nudged", "--target", 0), ("--phase: needs a cost", "network")),
         (("solve", "divider.yaml", "--input", "1"), ("this circuit has 0 inputs (got 1)",)),
         (("solve", "quick.yaml"), ("quick.yaml: is an experiment, not a network description", "train")),
-        (("solve", "record.h5"), ("record.h5: is a record, not a circuit", "circuitsim show")),
+        (("solve", "record.h5"), ("record.h5: not a record",)),
         (
             ("compile", "small.yaml", "--format", "verilog", "-o", "x"),
             ("--format", "'verilog'", "yaml, spice"),

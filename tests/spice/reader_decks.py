@@ -230,6 +230,22 @@ let half = v(out)/2
 .endc
 .end
 """,
+    "conditions": """lines that count under conditions
+.param corner=2 load = 1k
+V1 in 0 1
+.if (corner == 1)
+R1 in out {load}
+.elseif (corner >= 2 && load < 2k)
+.param extra={load/2}
+R1 in out {load + extra}
+.else
+R1 in out 1
+.endif
+R2 out 0 {load}
+.model m D is=1p
+D1 out 0 m
+.end
+""",
     "options": """options, shunts and a resistor of nothing
 .options reltol=1e-5 abstol=1p gmin=1e-10 rshunt=1e6 noacct
 .option method=gear

@@ -270,6 +270,30 @@ def test_long_chains_of_parameters() -> None:
     assert row(deck, "vsource", "v1")["voltage"] == 3000.0
 
 
+def test_conditions_choose_lines() -> None:
+    deck = read(
+        *(".param kind = 3 inner=1", "v1 a 0 1"),
+        *(".if (kind == 1)", "r1 a 0 1", "q9 is never read", ".elseif (kind = 3)", ".param later=5"),
+        *(".if (inner >= 2)", "r1 a 0 2", ".else", "r1 a 0 {later}", ".endif", ".else", "r1 a 0 4", ".endif"),
+        *(".if later>4", "r2 a 0 {x}", ".param x=7", ".endif"),
+    )
+    assert (1 / deck.netlist.resistor.conductance).tolist() == [5.0, 7.0]
+    assert refusal(".if (1)") == "my.cir:5: .if: is not closed by .endif"
+    assert refusal(".else") == "my.cir:5: .else: belongs to no .if"
+    assert refusal(".subckt s p k=1", ".if (k>0)", "r1 p 0 1", ".endif", ".ends") == (
+        "my.cir:6: .if: depends on a parameter of a subcircuit (got 'k'). "
+        "A condition may use parameters of the deck itself only."
+    )
+
+
+def test_a_functions_argument_is_a_value_and_no_node() -> None:
+    deck = read(
+        *("v1 x 0 5", "v2 y 0 3", ".func f(x, y) {v(x) + 10*x + y}"),
+        *("b1 b 0 v=f(v(y), 2)", "r1 b 0 1k"),
+    )
+    assert voltages(deck)["b"] == 5 + 10 * 3 + 2
+
+
 # ---------------------------------------------------------------------------------------------- subcircuits
 
 
@@ -507,6 +531,22 @@ def test_behavioural_sources_and_tables() -> None:
     assert v["h"] == pytest.approx(1.0)
     assert v["i"] == 1.0
     assert v["j"] == 2.0
+
+
+def test_other_programs_spellings_of_behavioural_elements() -> None:
+    deck = circuit(
+        *("b1 c 0 v={POLY(1) v(b) 3 2 1}", "r3 c 0 1k", "b2 d 0 v={poly(2) v(a) i(v1) 1 2 1k}", "r4 d 0 1k"),
+        *("i1 0 e 1m", "r5 e 0 r='1k*(1+v(b))' tc1=0.01", ".temp 37", "r6 f 0 film", "i2 0 f 1m"),
+        ".model film r(resistance=3k)",
+    )
+    v = voltages(deck)
+    assert v["c"] == pytest.approx(3 + 2 * 0.5 + 0.5**2)
+    assert v["d"] == pytest.approx(1 + 2 - 1e3 * 0.5e-3)
+    assert v["e"] == pytest.approx(1.5 * 1.1)
+    assert v["f"] == pytest.approx(3.0)
+    assert "programs count the terms of this poly differently" in refusal(
+        "b1 c 0 v={poly(2) v(a) v(b) 1 2 3 4}"
+    )
 
 
 def test_expressions_reach_into_subcircuits() -> None:

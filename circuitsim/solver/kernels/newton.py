@@ -45,8 +45,10 @@ kernel = njit(cache=True, nogil=True, fastmath=False, error_model="numpy")
 
 _LARGEST_EXPONENT = 200.0
 _TOO_LARGE = 1e9
-# Where a step of behavioural sources may lead at most: the logarithm of a node that is still at 0 V is -1e99.
-_FARTHEST = 1e8
+# With behavioural sources voltages and currents may be larger, sinh(20) V say, but no step leads farther than
+# this plus ten times the largest: the logarithm of a node that is still at 0 V is -1e99.
+_TOO_LARGE_BEHAVIOURAL = 1e18
+_FARTHEST = 1e4
 _ROUNDINGS = 16 * np.finfo(np.float64).eps
 # Steps that stay below this part of the largest voltage without getting smaller are rounding.
 _STALLED = 1e-8
@@ -380,7 +382,9 @@ def _iterate(  # type: ignore[no-untyped-def]
     d_at = np.empty(len(c.d_pos))
     b_at = np.empty(len(c.b_row))
     corrected = len(correction) > 0
-    all_linear = len(d_at) == 0 and len(b_at) == 0 and len(target) == 0 and len(c.e_row) == 0
+    behavioural = len(c.e_row) > 0
+    too_large = _TOO_LARGE_BEHAVIOURAL if behavioural else _TOO_LARGE
+    all_linear = len(d_at) == 0 and len(b_at) == 0 and len(target) == 0 and not behavioural
     factors = new_factors(plan)
     _spread(c, x, v)
     _controls(c, v, d_at, b_at)
@@ -404,8 +408,9 @@ def _iterate(  # type: ignore[no-untyped-def]
                 if c.is_node[k]:
                     f[k] += shunt * (x[k] - x_ref[k])
                     values[c.diagonal[k]] += shunt
-        worst_i, worst_v, scale_i, scale_v = 0.0, 0.0, 0.0, 0.0
+        worst_i, worst_v, scale_i, scale_v, reach = 0.0, 0.0, 0.0, 0.0, 0.0
         for k in range(n):
+            reach = max(reach, abs(x[k]))
             if c.is_node[k]:
                 worst_i = max(worst_i, abs(f[k]))
                 scale_i = max(scale_i, size[k])
@@ -414,7 +419,7 @@ def _iterate(  # type: ignore[no-untyped-def]
                 # The equation of an amplifier with a gain of 1e6 holds to 1e6 roundings of a volt, no better.
                 worst_v = max(worst_v, abs(f[k]) - _ROUNDINGS * size[k])
                 scale_i = max(scale_i, abs(x[k]))
-        if not np.isfinite(worst_i + worst_v) or scale_v > _TOO_LARGE:
+        if not np.isfinite(worst_i + worst_v) or scale_v > too_large:
             return DIVERGED, iteration
         small = worst_i <= 0.1 * relative * scale_i + absolute and worst_v <= 0.01 * voltage + 1e-13 * scale_v
         # A milliohm beside a kilohm lets no step fall below 1e-16 * 6 V / 1 mohm * 1 kohm.
@@ -431,13 +436,14 @@ def _iterate(  # type: ignore[no-untyped-def]
             solve(plan, factors, f, dx, work)
         # Behavioural sources are not limited: smaller steps end the cycles that sharp ones lead into.
         damping = 1.0
-        if len(c.e_row) > 0 and iteration >= 20:
+        if behavioural and iteration >= 20:
             damping = 0.5 if iteration < 60 else 0.2
+        farthest = _FARTHEST + 10.0 * reach
         largest = 0.0
         for k in range(n):
             x[k] -= damping * dx[k]
-            if len(c.e_row) > 0:
-                x[k] = min(max(x[k], -_FARTHEST), _FARTHEST)
+            if behavioural:
+                x[k] = min(max(x[k], -farthest), farthest)
             if c.is_node[k]:
                 largest = max(largest, abs(dx[k]))
         _spread(c, x, v)
