@@ -168,8 +168,10 @@ def _printed_times(analysis: TransientAnalysis) -> FloatArray:
             f"makes more than {_MOST_PRINTED} printed values", field="--step", value=analysis.step
         )
     times = analysis.start + analysis.step * np.arange(math.floor(count + 1e-6) + 1)
-    times = np.minimum(times, analysis.stop)
-    return times if times[-1] >= analysis.stop else np.append(times, analysis.stop)
+    if analysis.stop - times[-1] > 1e-6 * analysis.step:
+        return np.append(times, analysis.stop)
+    times[-1] = analysis.stop
+    return times
 
 
 def _with_drawn(printed: FloatArray, analysis: TransientAnalysis, source: Source) -> FloatArray:

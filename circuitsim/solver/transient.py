@@ -624,6 +624,11 @@ class _Keeper:
         for first, mid, end in ((self._last[1], v_mid, v), (self._last[2], i_mid, i)):
             before = np.concatenate([first, end[:-1]])
             found.append(l0 * before[k] + l1 * mid[k] + l2 * end[k])
+        # What sources hold is known, wherever it bends.
+        general = self.run.general
+        w = np.array([waveform.value(wanted) for waveform in self.run.waveforms]).reshape(-1, len(wanted)).T
+        held = general._known_voltages(self.run.source_voltage(w))
+        found[0][:, general.fixed_nodes] = held[:, general.fixed_nodes]
         self._keep(wanted, found[0], found[1])
 
     def _keep(self, time: FloatArray, v: FloatArray, i: FloatArray) -> None:

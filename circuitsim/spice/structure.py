@@ -124,7 +124,7 @@ def read_structure(lines: list[Line]) -> Structure:
             elif word in (".subckt", ".macro"):
                 current = _begun(current, line)
             elif word in (".ends", ".eom"):
-                current = _ended(current, line, rest.strip())
+                current = _ended(structure, current, line, rest.strip())
             else:
                 _directive(structure, current, line, word, rest.strip())
     if control is not None:
@@ -160,11 +160,11 @@ def _begun(current: Definition, line: Line) -> Definition:
     return inner
 
 
-def _ended(current: Definition, line: Line, name: str) -> Definition:
+def _ended(structure: Structure, current: Definition, line: Line, name: str) -> Definition:
     if current.parent is None:
         raise problem(line, "closes no .subckt")
     if name and name != current.name:
-        raise problem(line, f"closes {current.name}, not this", value=name)
+        structure.notes.append(f"{line.place}: this .ends closes {current.name}, though it says {name}")
     return current.parent
 
 
@@ -202,7 +202,7 @@ def _model(current: Definition, line: Line) -> None:
     words = words_of(line)
     if len(words) < 3 or "=" in words[1:3]:
         raise problem(line, "wants a name and a kind", remedy="Write .model name D (is=1e-14).")
-    if words[1] in current.models:
+    if words[1] in current.models and current.models[words[1]].text != line.text:
         first = current.models[words[1]]
         raise problem(line, "is defined twice", field=words[1], remedy=f"First at {first.place}.")
     current.models[words[1]] = line

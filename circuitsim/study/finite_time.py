@@ -31,8 +31,8 @@ from circuitsim.solver.weights import known_voltages
 
 __all__ = ["FiniteTime", "finite_time_learning"]
 
-_STEPS_PER_CONSTANT = 10
-"""Runge-Kutta steps per time constant of the fastest node: its error is below 1e-6 of what is left."""
+_STEPS_PER_CONSTANT = 5
+"""Runge-Kutta steps per time constant of the fastest node: they err by some 1e-5 of what is left."""
 _MOST_STEPS = 2_000_000
 
 

@@ -104,3 +104,14 @@ def test_options_that_do_not_fit(options: tuple[str, ...], message: str, deck: P
 def test_a_deck_that_cannot_be_read_is_one_error(deck: Path, call: Command) -> None:
     deck.write_text(DECK.replace("E1 out 0 a 0 10", "Q1 out a 0 npn"))
     call("compile", "amplifier.cir").refuses("amplifier.cir:6", "is not an element that is supported")
+
+
+def test_a_corrected_deck_starts_at_its_anchor(folder: Path, call: Command, repo_root: Path) -> None:
+    # Elsewhere it has other solutions, which a simulator that starts from nothing may find.
+    network = repo_root / "netlists" / "hopfield.yaml"
+    args = ("--sample", 3, "--phase", "corrected", "--format", "spice", "-o", "corrected.cir")
+    assert call("compile", network, *args).code == 0
+    free = call("solve", network, "--sample", 3, "--json").document["nodes"]
+    nodeset = read_deck(folder / "corrected.cir").nodeset
+    assert nodeset["hidden_0"] == pytest.approx(free["hidden[0]"], rel=1e-12)
+    assert sum(name.startswith(("hidden_", "output_")) for name in nodeset) == 74

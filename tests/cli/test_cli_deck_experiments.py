@@ -13,6 +13,7 @@ from command_line import Command
 
 from circuitsim.record import read_record
 from circuitsim.report.figures import build_figures
+from circuitsim.spice.reader import read_deck
 
 TRAINABLE = {"name": "all", "resistors": "R[wv]*", "min": "1u", "max": "100u", "initial": "random"}
 XOR: dict[str, Any] = {
@@ -137,3 +138,25 @@ def test_the_schema_describes_roles(call: Command) -> None:
     roles = schema["$defs"]["RolesSpec"]
     assert set(roles["required"]) == {"inputs", "outputs", "trainable", "cost"}
     assert "input sources" in roles["description"]
+
+
+def test_what_was_learned_is_a_deck_again(call: Command, decks: Path) -> None:
+    record = call("train", "xor.yaml", "--json").document["record"]
+    written = call("compile", record, "--format", "spice", "-o", "learned.cir")
+    assert re.search(r"die 0, corrected-centred after 2 of 2 epochs", written.err)
+    drawn, learned = (read_deck(decks / name).netlist for name in ("mixer.cir", "learned.cir"))
+    assert set(drawn.resistor.name) == set(learned.resistor.name)
+    row = {name: k for k, name in enumerate(learned.resistor.name)}
+    state = read_record(record).arms["corrected-centred"].state
+    g = state["conductance/all/g_plus"]
+    largest, smallest = 1 / g[g > 0].min(), 1 / g.max()
+    found = [1 / learned.resistor.conductance[k] for name, k in row.items() if name != "rload"]
+    assert max(found) == pytest.approx(largest, rel=1e-12)
+    assert min(found) == pytest.approx(smallest, rel=1e-12)
+    # The fixed resistor is as it was drawn.
+    assert learned.resistor.conductance[row["rload"]] == pytest.approx(1e-3, rel=1e-12)
+    # The deck's own sources hold the inputs that were drawn: a = 1, b = -1.
+    outputs = call("solve", record, "--input", "1,-1", "--json").document["outputs"]
+    assert call("solve", "learned.cir", "--json").document["nodes"]["out"] == pytest.approx(
+        outputs[0], rel=1e-9
+    )

@@ -326,6 +326,17 @@ def test_models_are_found_where_the_subcircuit_is_defined() -> None:
     assert currents == {"d.x1.d1": 2e-12, "d.x1.x1.d1": 1e-12, "d.x2.d1": 1e-12}
 
 
+def test_what_is_said_twice() -> None:
+    model = ".model dm D is=1p"
+    deck = circuit(model, model, "d1 b 0 dm", ".subckt s p", "r1 p 0 1k", ".ends t", "x1 b s")
+    assert len(deck.netlist.diode) == 1
+    assert deck.notes == ("my.cir:10: this .ends closes s, though it says t",)
+    assert refusal(model, ".model dm D is=2p") == "my.cir:6: .model.dm: is defined twice. First at my.cir:5."
+    assert refusal(".subckt s p", ".ends", ".subckt s p", ".ends") == (
+        "my.cir:7: .subckt.s: is defined twice. First at my.cir:5."
+    )
+
+
 def test_a_multiplier_is_so_many_in_parallel() -> None:
     # gmin lies across every diode of the deck, whatever its multiplier.
     body = (

@@ -464,10 +464,11 @@ def advance(  # type: ignore[no-untyped-def]
 ):
     """Step on from the state (x, v, q, qdot), all in place, until the stop time or until room runs out.
 
-    ``tolerance``: (relative, voltage [V], current [A]); ``peak`` (n,): largest sizes so far. ``ends``: rising
-    times at which steps end. ``most`` bounds the steps tried. Rows of the output are accepted steps: time at their end, length, x there
-    and at the middle point t + g h (on the line between its ends for a backward Euler step, which is
-    marked by a negative length), and the moving sources' values there.
+    ``tolerance``: (relative, voltage [V], current [A]); ``peak`` (n,): largest sizes so far. ``ends``:
+    rising times at which steps end. ``most`` bounds the steps tried. Rows of the output are accepted
+    steps: time at their end, length, x there and at the middle point t + g h (on the line between its
+    ends for a backward Euler step, which is marked by a negative length), and the moving sources'
+    values there.
     Returns (status, rows, plan).
     """
     n = len(x)
@@ -503,7 +504,9 @@ def advance(  # type: ignore[no-untyped-def]
         w_peak[k] = abs(w_start[k])
     known = _remember(past_t, past_x, known, clock[NOW], x)
     corner = _corner(d, clock[NOW], minimum)
-    place = np.searchsorted(ends, clock[NOW], side="right")
+    # No step is made very short for an end: between such steps the parabola does.
+    close = 1000.0 * minimum
+    place = np.searchsorted(ends, clock[NOW] + close, side="right")
     row = 0
     tried = 0
     while row < len(out_t) and tried < most:
@@ -512,9 +515,9 @@ def advance(  # type: ignore[no-untyped-def]
             return ARRIVED, row, plan
         tried += 1
         # A corner that only rounding keeps from the stop would leave a step too short to solve.
-        limit = min(ends[place], clock[STOP]) if place < len(ends) else clock[STOP]
-        if corner < limit - minimum:
-            limit = corner
+        limit = corner if corner < clock[STOP] - minimum else clock[STOP]
+        if place < len(ends) and ends[place] < limit - close:
+            limit = ends[place]
         left = limit - t
         euler = clock[FRESH] > 0.0
         for k in range(n):
@@ -637,7 +640,7 @@ def advance(  # type: ignore[no-untyped-def]
             w_start[k], out_w[row, k] = w[k], w[k]
             w_peak[k] = max(w_peak[k], abs(w[k]))
         known = _remember(past_t, past_x, known, clock[NOW], x)
-        while place < len(ends) and ends[place] <= clock[NOW]:
+        while place < len(ends) and ends[place] <= clock[NOW] + close:
             place += 1
         out_t[row] = clock[NOW]
         out_h[row] = -h if euler else h
