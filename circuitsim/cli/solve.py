@@ -86,6 +86,8 @@ def command(
     plan, values = build_plan(netlist), netlist.values()
     settings = SolverSettings(method=method)  # type: ignore[arg-type]
     deck = source.deck
+    for note in () if deck is None else deck.notes:
+        remark(f"note: {note}")
     if output is not None and (deck is None or not _sweeps(deck)):
         raise SpecError("has no .dc sweep to write", file=circuit, field="--output", value=str(output))
     start = None if deck is None else _start(deck, plan, values)

@@ -88,6 +88,8 @@ def command(
     )
     source = read_source(circuit, seed=seed)
     netlist, deck = source.netlist, source.deck
+    for note in () if deck is None else deck.notes:
+        remark(f"note: {note}")
     chosen = _chosen(netlist, nodes)
     inputs, _ = sample_of(source, given, sample, None, 0.0, phase="free")
     plan = build_plan(netlist)
@@ -167,7 +169,7 @@ def _printed_times(analysis: TransientAnalysis) -> FloatArray:
         raise SpecError(
             f"makes more than {_MOST_PRINTED} printed values", field="--step", value=analysis.step
         )
-    times = analysis.start + analysis.step * np.arange(math.floor(count + 1e-6) + 1)
+    times = analysis.start + analysis.step * np.arange(math.floor(count + 1e-6) + 1, dtype=np.float64)
     if analysis.stop - times[-1] > 1e-6 * analysis.step:
         return np.append(times, analysis.stop)
     times[-1] = analysis.stop

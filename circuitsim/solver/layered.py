@@ -211,7 +211,7 @@ class LayeredPlan:
                 conductance[layer] = conductance[layer] + loop
         constant = [np.zeros_like(x) for x in state]
         if residual:
-            for layer, current in enumerate(self._free_residual(w, known, v0)):
+            for layer, current in enumerate(self.free_residual(w, known, v0)):
                 constant[layer] -= current
         if held_current is not None:
             self._hold(w, banks, held_current, constant)
@@ -388,7 +388,7 @@ class LayeredPlan:
             start += len(sense.bit)
             constant[self.structure.sense_layer[index]] += w.sense[index] * extra.astype(w.dtype)
 
-    def _free_residual(self, w: Weights, known: Array, v0: list[Array]) -> list[Array]:
+    def free_residual(self, w: Weights, known: Array, v0: list[Array]) -> list[Array]:
         """Return the current (B, n) that leaves each node at v0 in the free phase."""
         constant = constant_currents(self.structure, w, known)
         residual = []

@@ -29,6 +29,8 @@ _PACKAGES = frozenset(
 _SHARED_PACKAGES = frozenset(("device", "nonlin"))
 _ACTED_ON = frozenset(("reltol", "abstol", "vntol", "gmin", "temp", "tnom", "rshunt"))
 _CIRCUIT_CHANGING = ("cshunt", "gshunt", "scale")
+_PLAIN_START = re.compile(r"(?!v\s*\()([^\s(),={}'\"]+)[\s,=]+(\{[^{}]*\}|'[^']*'|[^\s,(){}'\"=]+)[\s,]*")
+"""Xyce's other form: a node and a value."""
 _START = re.compile(
     r"""v\s*\(\s*([^\s(),={}'"]+)\s*\)\s*=?\s*(\{[^{}]*\}|'[^']*'|[^\s,(){}'"=]+)[\s,]*""", re.VERBOSE
 )
@@ -89,7 +91,7 @@ def read_start(line: Line, scope: Scope) -> list[Start]:
     at = 0
     text = text.strip()
     while at < len(text):
-        match = _START.match(text, at)
+        match = _START.match(text, at) or _PLAIN_START.match(text, at)
         if match is None:
             raise problem(
                 line, "wants v(node)=value", value=text[at : at + 40], remedy="Only node voltages can be set."

@@ -112,7 +112,7 @@ def _value_and_model(
     for word in fields.words[2:]:
         if spice_number(word) is None and word[0] not in "{'" and not seen_model and instance.has_model(word):
             card = instance.model(line, word, (kind,))
-            card.take(_GEOMETRY[kind])
+            card.take(_GEOMETRY[kind], _NOISE)
             model = card.parameters
             seen_model = True
         elif value is None:
@@ -134,6 +134,7 @@ _GEOMETRY = {
     "c": dict.fromkeys(("cj", "cjsw", *_VALUE_NAMES["c"], *_SIZES, *_TEMPERATURE), 0.0),
     "l": dict.fromkeys((*_VALUE_NAMES["l"], *_TEMPERATURE), 0.0),
 }
+_NOISE = frozenset(("kf", "af", "ef", "lf", "wf"))
 _LENGTH, _WIDTH = 10e-6, 10e-6
 """Length and width that ngspice gives a resistor whose model has a sheet resistance [m]."""
 

@@ -130,7 +130,8 @@ class Scope(Mapping[str, float]):
         self.names = names
         self.caller = caller
         self._values: dict[str, float] = dict(given or {})
-        self._constants: Mapping[str, float] = constants or {}
+        # The caller may fill it later.
+        self._constants: Mapping[str, float] = {} if constants is None else constants
         if caller is None:
             self.functions: Mapping[str, UserFunction] = names.functions
         elif names.functions:

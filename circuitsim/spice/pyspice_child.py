@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import sys
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Mapping
@@ -137,7 +138,15 @@ def _subprocess(program: str) -> _Simulator:
     return Simulator()
 
 
+def _follow(parent: int) -> None:
+    """Leave when the process that started this one is gone: a hung simulation would go on for ever."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
+
+
 def main(mode: str, program: str) -> None:
+    threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
     # Libraries may print: what belongs to the protocol keeps its own channels.
     requests = os.fdopen(os.dup(0), "r", encoding="utf-8")
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")

@@ -78,6 +78,7 @@ def _deck(text: DeckText, *, file: str | None) -> Deck:
     title = _title(text, structure)
     netlist = circuit.netlist(title, shunt=float(options.get("rshunt", 0.0)))
     analyses, analysis_notes = _analyses(structure, scope, circuit)
+    analysis_notes += _unused_initial(circuit, analyses)
     starts, start_notes = _starts(structure, scope, top)
     if not netlist.n_nodes > 1:
         raise NetlistError("holds no elements", file=file, remedy="The first line of a deck is its title.")
@@ -124,6 +125,21 @@ def _analyses(structure: Structure, scope: Scope, circuit: Circuit) -> tuple[tup
         if note is not None:
             notes.append(note)
     return tuple(analyses), notes
+
+
+def _unused_initial(circuit: Circuit, analyses: tuple[Analysis, ...]) -> list[str]:
+    """Return a note if elements have initial conditions and no analysis starts from them."""
+    in_time = [analysis for analysis in analyses if isinstance(analysis, TransientAnalysis)]
+    if not circuit.element_initial or not in_time or any(analysis.uic for analysis in in_time):
+        return []
+    name = next(iter(circuit.element_initial))
+    lines = (circuit.line_of(kind, name) for kind in ("capacitor", "inductor"))
+    place = next(line.place for line in lines if line is not None)
+    more = f" and {len(circuit.element_initial) - 1} more" if len(circuit.element_initial) > 1 else ""
+    return [
+        f"{place}: ic= of {name}{more} has no effect: the run starts from the operating point; "
+        "end .tran with uic, or hold nodes by .ic"
+    ]
 
 
 def _starts(

@@ -58,8 +58,9 @@ def read_source(line: Line, words: list[str], scope: Scope, *, current: bool) ->
             k += k < len(words) and words[k] == "="
             if k >= len(words):
                 raise problem(line, "has no value", field="dc")
-            dc = scope.number(line, words[k], "dc")
-            k += 1
+            if words[k] not in _KEYWORDS:
+                dc = scope.number(line, words[k], "dc")
+                k += 1
         elif word in _SMALL_SIGNAL:
             k += k < len(words) and words[k] == "="
             for _ in range(2):

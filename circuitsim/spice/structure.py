@@ -28,6 +28,8 @@ _SUPPORTED = (
     ".param .func .subckt .model .include .lib .if .global .options .temp .ic .nodeset .op .dc .tran "
     ".title; output such as .print is ignored"
 )
+_SKIPPED_BLOCKS = {".aliases": ".endaliases", ".data": ".enddata"}
+"""First and last line of what is for output, or for analyses that are not run."""
 _CONTROL_HARMLESS = frozenset(
     (
         *("run", "print", "plot", "gnuplot", "asciiplot", "hardcopy", "iplot", "write", "wrdata", "wrs2p"),
@@ -107,18 +109,20 @@ def read_structure(lines: list[Line]) -> Structure:
     structure = Structure()
     current = structure.top
     control: Line | None = None
-    aliases = False
+    skipped: str | None = None
     for line in chosen_lines(lines):
-        if line.text in (".aliases", ".endaliases"):
-            aliases = line.text == ".aliases"
-        elif aliases:
-            continue
+        word = line.text.partition(" ")[0]
+        if skipped is not None:
+            skipped = None if word == skipped else skipped
+        elif word in _SKIPPED_BLOCKS:
+            skipped = _SKIPPED_BLOCKS[word]
+            structure.notes.append(f"{line.place}: {word} was ignored")
         elif control is not None:
             control = _control_line(structure, line, control)
         elif line.text[0] != ".":
             current.elements.append(line)
         else:
-            word, _, rest = line.text.partition(" ")
+            rest = line.text.partition(" ")[2]
             if word == ".control":
                 control = line
             elif word in (".subckt", ".macro"):

@@ -4,11 +4,11 @@ Free and transposed network start from rest together and relax with the capacita
 
     C dm/dt = -F(m),    C dd/dt = -(J(m)^T d + dC/dm),
 
-the gains of the second following the first at every instant (physics of arXiv:2602.02281). What a board
-would read at time t is the local rule at m(t), d(t). The equations are those of
-`circuitsim.solver.equations`, integrated by the classical Runge-Kutta rule with steps well below the
-fastest node's time constant; nothing that stores no charge has dynamics of its own. The clocked form
-replaces the relaxation by unit steps of one time constant, sampled and held, which is exact after 2 L.
+the gains of the second following the first at every instant (arXiv:2602.02281). What a board
+would read at time t is the local rule at m(t), d(t). Both are integrated by the classical Runge-Kutta
+rule with steps well below the fastest node's time constant; nothing that stores no charge has dynamics
+of its own. The clocked form replaces the relaxation by unit steps of one time constant, sampled and
+held, which is exact after 2 L.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from circuitsim.learning.gradient import Gradient, local_rule
 from circuitsim.netlist import GROUND, Netlist, Values
 from circuitsim.netlist.models import diode_conductance
 from circuitsim.netlist.tables import FloatArray
-from circuitsim.solver.equations import Equations
 from circuitsim.solver.weights import known_voltages
 
 __all__ = ["FiniteTime", "finite_time_learning"]
@@ -125,10 +124,8 @@ class _Relaxing:
     ) -> None:
         self.netlist, self.values, self.targets = phases.netlist, phases.values, targets
         self.plan, self.cost = phases.plan.layered, phases.cost
-        self.equations = Equations(netlist=self.netlist, values=self.values)
         self.weights = self.plan.weights(self.values, "float64")
         self.known = known_voltages(self.plan.structure, self.values, inputs)
-        self.source = self.netlist.source_voltage(inputs)
         self.nodes = np.concatenate(self.plan.layers)
         self.ends = np.cumsum([len(layer) for layer in self.plan.layers])[:-1]
         load = np.concatenate(self.weights.load)
@@ -177,30 +174,35 @@ class _Relaxing:
         return v, self.plan.full_displacement(self.weights, "transposed", banks, dual)
 
     def _slope(self, m: FloatArray, d: FloatArray) -> tuple[FloatArray, FloatArray]:
-        v, s = self.full(m, d)
-        equations = self.equations
-        current = equations.grounded_branch_currents(v)
-        node, _, _ = equations.residual(v, current, self.source)
-        # The dual currents of branches are what keeps the dual of KCL at the nodes that they hold.
-        nothing = np.zeros_like(current)
-        held, _ = equations.jacobian_product(v, current, s, nothing, transpose=True)
-        dual_current = -held[:, self._branch_ends]
-        dual, _ = equations.jacobian_product(v, current, s, dual_current, transpose=True)
-        slope = self.cost.nudge(self.targets, 1.0).current(self.netlist.outputs.read(v))
-        ports = self.netlist.outputs
-        for k in range(len(ports.pos)):
-            dual[:, ports.pos[k]] += slope[:, k]
-            dual[:, ports.neg[k]] -= slope[:, k]
-        return -node[:, self.nodes] / self.capacitance, -dual[:, self.nodes] / self.capacitance
-
-    @property
-    def _branch_ends(self) -> FloatArray:
-        n = self.netlist
-        ends = [table.pos for table in n.voltage_defined]  # type: ignore[attr-defined]
-        for bank in n.banks:
-            ends += [bank.out_pos] + ([] if bank.out_neg is None else [bank.out_neg])
-        ends += [sense.bit for sense in n.senses]
-        return np.concatenate(ends)
+        """Return -F(m) / C and -(J(m)^T d + dC/dm) / C."""
+        plan, w = self.plan, self.weights
+        state, dual = np.split(m, self.ends, axis=1), np.split(d, self.ends, axis=1)
+        leaving = plan.free_residual(w, self.known, state)
+        banks = plan.bank_points(w, state)
+        into = [np.zeros_like(x) for x in dual]
+        loads: list[FloatArray] = [
+            load + plan.diode_slopes(w, layer, state[layer]) for layer, load in enumerate(w.load)
+        ]
+        for number, link in enumerate(plan.links):
+            signed, there = w.signed[number], dual[link.target]
+            if link.source == "layer":
+                into[link.target] += dual[link.index] @ signed
+                into[link.index] += there @ signed.T
+            elif link.source == "bank":
+                # Control and output swap: what the bank passed on comes back through its gain.
+                source, bank = plan.structure.bank_layer[link.index], banks[link.index]
+                bit = there if link.sense < 0 else w.sense[link.sense] * there
+                into[source] += bank.slope * (bit @ signed.T)
+                passed = bank.forward("transposed", dual[source]) if link.sense < 0 else None
+                if passed is not None:
+                    into[link.target] += passed @ signed
+                    loads[source] = loads[source] + w.back[link.index] * bank.slope * w.word_sum[number]
+        output = plan.structure.output_layer
+        pull = self.cost.nudge(self.targets, 1.0).current(plan.read(state[output]))
+        into[output] -= plan.spread(pull, state[output])
+        turning = [load * x - current for load, x, current in zip(loads, dual, into, strict=True)]
+        m_slope = -np.concatenate(leaving, axis=1) / self.capacitance
+        return m_slope, -np.concatenate(turning, axis=1) / self.capacitance
 
     def _fastest(self, m: FloatArray) -> float:
         """Return the largest rate g / C of a node [1/s], diodes included."""

@@ -408,7 +408,8 @@ def test_times_asked_for_agree_with_the_steps() -> None:
     asked = np.unique(np.concatenate([steps.time, middle]))
     found = run(netlist, stop=12 * MICRO, waveforms=MOVING, times=asked)
     place = np.searchsorted(asked, steps.time)
-    assert found.node_voltage[place] == pytest.approx(steps.node_voltage, abs=1e-12)
+    # Steps of a nonlinear circuit end where values are asked for, so there are more of them.
+    assert found.node_voltage[place] == pytest.approx(steps.node_voltage, abs=2e-4)
     fine = run(netlist, stop=12 * MICRO, waveforms=MOVING, times=asked, tolerance=1e-8)
     assert found.node_voltage == pytest.approx(fine.node_voltage, abs=2e-4)
 

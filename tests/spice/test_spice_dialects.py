@@ -174,6 +174,26 @@ RESTING = {
         ),
         {"a": 0.9384443, "b": 2 * (1 - 0.082), "c": 1.0},
     ),
+    "the temperature by name": (
+        (
+            ".temp 50",
+            ".model rmod r r='500+temper'",
+            ".model dmod d is='1e-16*temper' n=1",
+            "i1 0 a 1m",
+            "r1 a 0 'temper'",
+            "i2 0 b 1m",
+            "r2 b 0 rmod",
+            ".param half={temper/2}",
+            "i3 0 c {half*1m}",
+            "r3 c 0 1",
+        ),
+        {"a": 0.05, "b": 0.55, "c": 0.025},
+    ),
+    "dc without a number": (("v1 a 0 dc pulse(3 5 1 1 1) ac 1", "r1 a 0 1"), {"a": 3.0}),
+    "blocks for analyses that are not run": (
+        ("v1 a 0 2", "r1 a 0 1", ".step data=fred", ".data fred", "r b", "1 2", "3 4", ".enddata"),
+        {"a": 2.0},
+    ),
     "an element without resistance": (("v1 a 0 5", "r1 a b 0", "r2 b 0 1k"), {"b": 5 / (1 + 1e-6)}),
     "comments anywhere": (
         ("v1 a 0 2; no space before", "*", "r1 a b 1k $ a dollar", "r2 b 0 1k;", "+ ; nothing"),
@@ -271,6 +291,18 @@ def test_a_held_capacitor_discharges_from_ic() -> None:
     assert_allclose(moving(lines, times)["1"], np.exp(-times / 1e-3), atol=5e-5)
 
 
+@pytest.mark.parametrize("text", ["v(1)=1 v(2)=0", "1 1", "1 1 2 0", "V(1) = {0.5*2}", "1={1}, 2=0"])
+def test_spellings_of_initial_voltages(text: str) -> None:
+    deck = parse_deck(f"i\n.ic {text}\nc1 1 0 1u\nr1 1 2 1k\nr2 2 0 1k\n.tran 1u 1m\n.end\n")
+    assert deck.initial_voltage == ({"1": 1.0, "2": 0.0} if "2" in text.replace("*2", "") else {"1": 1.0})
+
+
+def test_initial_conditions_without_effect_are_noted() -> None:
+    lines = "i\nc1 1 0 1u ic=400\nl1 1 2 1m ic=0\nr1 2 0 1\n.tran 1u 1m{}\n.end\n"
+    assert [note for note in parse_deck(lines.format("")).notes if "c1 and 1 more has no effect" in note]
+    assert not parse_deck(lines.format(" uic")).notes
+
+
 def test_a_step_into_a_series_resonator_that_is_overdamped() -> None:
     # s^2 + 3 s + 2 = (s + 1)(s + 2): i(t) = 10 (exp(-t) - exp(-2t))
     times = np.linspace(0.01, 10, 50)
@@ -297,3 +329,28 @@ def test_mutual_coils_without_sources_decay_in_two_modes() -> None:
     found = moving(lines, times)
     assert_allclose(found["2"], -(even + odd), atol=1e-4)
     assert_allclose(found["1"], -(even - odd), atol=1e-4)
+
+
+def test_a_formula_of_a_waveform_is_right_between_the_corners() -> None:
+    times = np.array([0.0, 0.37, 1.0, 1.5, 2.25, 2.9975, 3.0, 3.3])
+    lines = ("v1 a 0 pwl(0 100 1 1000 2 1e5 3 1)", "b1 b 0 v={ln(v(a))}", "r1 b 0 1", ".tran 1 4")
+    expected = np.log(np.interp(times, [0, 1, 2, 3], [100, 1000, 1e5, 1]))
+    assert_allclose(moving(lines, times)["b"], expected, atol=1e-9)
+
+
+def test_a_jump_is_not_smeared() -> None:
+    times = np.linspace(0, 2e-6, 401)[1:]
+    pulse = "v1 a 0 pulse(0 2 0 10n 10n .49u 1u)"
+    lines = (pulse, "e1 b 0 value={if(v(a) < 0.8, 3.5, 0.4)}", "r1 b 0 1", ".tran 10n 2u")
+    inside = moving(lines, times)
+    assert set(np.round(inside["b"], 9)) == {3.5, 0.4}
+    off = np.abs(inside["a"] - 0.8) > 0.05
+    assert_allclose(inside["b"][off], np.where(inside["a"][off] < 0.8, 3.5, 0.4))
+
+
+@pytest.mark.parametrize("periods", [1, 3, 5, 7, 10, 33])
+def test_a_pulse_may_begin_anew_as_the_run_stops(periods: int) -> None:
+    # periods * 1e-6 is not always periods microseconds.
+    lines = ("v1 a 0 pulse(0 2 0 10n 10n .49u 1u)", "r1 a b 1k", "c1 b 0 1p", f".tran 10n {periods}u")
+    found = moving(lines, np.array([0.25e-6, (periods - 0.25) * 1e-6, periods * 1e-6]))
+    assert_allclose(found["b"], [2.0, 0.0, 0.0], atol=1e-5)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+import time
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -55,6 +58,29 @@ def test_a_singular_circuit_is_refused(ngspice: str) -> None:
 def test_a_deck_that_cannot_be_read_is_refused(ngspice: str) -> None:
     with pytest.raises(CrossCheckError, match="no operating point"):
         PySpiceEngine().solve("* bad\nV1 a 0 1\nQ1 garbage\n.op\n.end\n")
+
+
+@needs_pyspice
+@pytest.mark.ngspice
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc to see processes")
+def test_a_child_does_not_outlive_a_parent_that_was_killed(ngspice: str) -> None:
+    parent = (
+        "import os, signal\n"
+        "from circuitsim.spice import PySpiceEngine\n"
+        "engine = PySpiceEngine()\n"
+        "engine.solve('* divider\\nV1 a 0 1\\nR1 a 0 1k\\n.op\\n.end\\n')\n"
+        "print(engine.process_id, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True, check=False)
+    child = Path("/proc", done.stdout.strip(), "stat")
+    assert done.returncode == -9
+    assert done.stdout.strip().isdigit()
+    deadline = time.monotonic() + 20
+    # Whoever inherits a dead child may leave it as a zombie.
+    while child.exists() and child.read_text().rpartition(")")[2].split()[0] != "Z":
+        assert time.monotonic() < deadline, "the child still runs"
+        time.sleep(0.1)
 
 
 def test_without_pyspice_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -842,7 +842,10 @@ def test_decks_solve_as_in_ngspice(engine: NgspiceEngine, name: str) -> None:
             "vsource v2: closes a loop of voltage sources between nodes a and 0. Put a "
             "resistance in series with one of them.",
         ),
-        (".param x={y}", ".param.x: has an unknown name, 'y' at character 2 (got '{y}'). Known: pi, e, x."),
+        (
+            ".param x={y}",
+            ".param.x: has an unknown name, 'y' at character 2 (got '{y}'). Known: pi, e, temper, x.",
+        ),
         (".dc v9 0 1 .1", ".dc: sweeps what is no V, I or R element of this deck (got 'v9')"),
         (".ic i(v1)=1", ".ic: wants v(node)=value (got 'i(v1)=1'). Only node voltages can be set."),
         (".ends", ".ends: closes no .subckt"),

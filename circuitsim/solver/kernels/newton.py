@@ -133,12 +133,15 @@ def junction(v: float, i_s: float, slope: float, bv: float, bv_slope: float) -> 
 
 
 @kernel
-def junction_charge(c: Circuit, k: int, v: float, i: float, g: float) -> tuple[float, float]:
-    """Charge [C] and capacitance [F] of diode k at drop v, whose junction carries i with conductance g."""
-    q, cap = c.d_tt[k] * i, c.d_tt[k] * g
-    cjo = c.d_cjo[k]
+def junction_charge(  # type: ignore[no-untyped-def]
+    v, i, g, tt, cjo, vj, m, fc
+):
+    """Charge [C] and capacitance [F] of a diode at drop v, whose junction carries i with conductance g.
+
+    Numbers only: handing over all arrays of a circuit would cost more than the rest.
+    """
+    q, cap = tt * i, tt * g
     if cjo > 0.0:
-        vj, m, fc = c.d_vj[k], c.d_m[k], c.d_fc[k]
         below = min(v, fc * vj)
         ratio = 1.0 - below / vj
         power = ratio ** (-m)
@@ -215,8 +218,8 @@ def _add(values: np.ndarray, slot: int, amount: float) -> None:
 
 
 @kernel
-def _leave(f: np.ndarray, c: Circuit, pos: int, neg: int, current: float) -> None:
-    p, q = c.node_unknown[pos], c.node_unknown[neg]
+def _leave(f: np.ndarray, unknown: np.ndarray, pos: int, neg: int, current: float) -> None:
+    p, q = unknown[pos], unknown[neg]
     if p >= 0:
         f[p] += current
     if q >= 0:
@@ -243,7 +246,7 @@ def _softmax_loads(c, v, target, f, values):  # type: ignore[no-untyped-def]
         for k in range(size):
             p[k] /= total
         for k in range(size):
-            _leave(f, c, c.s_pos[a + k], c.s_neg[a + k], amplitude * (p[k] - target[a + k]))
+            _leave(f, c.node_unknown, c.s_pos[a + k], c.s_neg[a + k], amplitude * (p[k] - target[a + k]))
             for m in range(size):
                 h = -p[k] * p[m]
                 if k == m:
@@ -263,8 +266,6 @@ def _behavioural(c, v, x, time, level, f, size, values):  # type: ignore[no-unty
     One without a value, as the logarithm of a voltage that is still negative, counts as 0.
     """
     valid = True
-    if len(c.e_row) == 0:
-        return valid
     longest = 0
     for k in range(len(c.f_ptr) - 1):
         longest = max(longest, c.f_ptr[k + 1] - c.f_ptr[k])
@@ -294,9 +295,9 @@ def _behavioural(c, v, x, time, level, f, size, values):  # type: ignore[no-unty
         if not np.isfinite(out):
             valid, out = False, 0.0
         if row < 0:
-            _leave(f, c, c.e_pos[k], c.e_neg[k], out)
-            _leave(size, c, c.e_pos[k], 0, abs(out))
-            _leave(size, c, c.e_neg[k], 0, abs(out))
+            _leave(f, c.node_unknown, c.e_pos[k], c.e_neg[k], out)
+            _leave(size, c.node_unknown, c.e_pos[k], 0, abs(out))
+            _leave(size, c.node_unknown, c.e_neg[k], 0, abs(out))
         else:
             f[row] -= out
         for m in range(first, last):
@@ -314,26 +315,28 @@ def _nonlinear(c, v, x, d_at, b_at, target, time, level, rate, f, size, values):
     for k in range(len(c.d_pos)):
         i, g = junction(d_at[k], c.d_is[k], c.d_slope[k], c.d_bv[k], c.d_bv_slope[k])
         if rate > 0.0:
-            q, cap = junction_charge(c, k, d_at[k], i, g)
+            q, cap = junction_charge(d_at[k], i, g, c.d_tt[k], c.d_cjo[k], c.d_vj[k], c.d_m[k], c.d_fc[k])
             i += rate * q
             g += rate * cap
         i += c.d_gmin[k] * d_at[k]
         g += c.d_gmin[k]
         drop = v[c.d_pos[k]] - v[c.d_neg[k]]
-        _leave(f, c, c.d_pos[k], c.d_neg[k], i + g * (drop - d_at[k]))
-        slot = c.d_slot[k]
-        _add(values, slot[0], g)
-        _add(values, slot[1], -g)
-        _add(values, slot[2], -g)
-        _add(values, slot[3], g)
+        _leave(f, c.node_unknown, c.d_pos[k], c.d_neg[k], i + g * (drop - d_at[k]))
+        _add(values, c.d_slot[k, 0], g)
+        _add(values, c.d_slot[k, 1], -g)
+        _add(values, c.d_slot[k, 2], -g)
+        _add(values, c.d_slot[k, 3], g)
     for k in range(len(c.b_row)):
         out, a = _amplifier(b_at[k], c.b_gain[k], c.b_sat[k], c.b_off[k])
         control = v[c.b_cpos[k]] - v[c.b_cneg[k]]
         f[c.b_row[k]] -= out + a * (control - b_at[k])
         _add(values, c.b_slot[k, 0], -a)
         _add(values, c.b_slot[k, 1], a)
-    _softmax_loads(c, v, target, f, values)
-    return _behavioural(c, v, x, time, level, f, size, values)
+    if len(c.s_ptr) > 1:
+        _softmax_loads(c, v, target, f, values)
+    if len(c.e_row) > 0:
+        return _behavioural(c, v, x, time, level, f, size, values)
+    return True
 
 
 @kernel

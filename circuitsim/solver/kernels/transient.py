@@ -31,6 +31,7 @@ from circuitsim.solver.kernels.newton import (
     UNFINISHED,
     _controls,
     _copy,
+    _leave,
     _limited_control,
     _limited_junction,
     _nonlinear,
@@ -300,7 +301,7 @@ def _charge(c, d, x, v, w, q, size):  # type: ignore[no-untyped-def]
         if c.d_cjo[k] > 0.0 or c.d_tt[k] > 0.0:
             drop = v[c.d_pos[k]] - v[c.d_neg[k]]
             i, g = junction(drop, c.d_is[k], c.d_slope[k], c.d_bv[k], c.d_bv_slope[k])
-            stored = junction_charge(c, k, drop, i, g)[0]
+            stored = junction_charge(drop, i, g, c.d_tt[k], c.d_cjo[k], c.d_vj[k], c.d_m[k], c.d_fc[k])[0]
             p, m = c.node_unknown[c.d_pos[k]], c.node_unknown[c.d_neg[k]]
             if p >= 0:
                 q[p] += stored
@@ -335,9 +336,17 @@ def _newton(c, plan, factors, fresh, space, x, v, target, time, rate, small, mos
         _product(c, space.linear, x, f, size)
         if not (all_linear and fresh):
             _copy(space.values, space.linear)
+        valid = True
         if not all_linear:
-            _nonlinear(c, v, x, space.d_at, space.b_at, target, time, 1.0, rate, f, size, space.values)
-        if settled:
+            valid = _nonlinear(
+                c, v, x, space.d_at, space.b_at, target, time, 1.0, rate, f, size, space.values
+            )
+        if settled and valid:
+            for k in range(len(c.d_pos)):
+                # A junction's charge is the small difference of large ones near 0 V.
+                noise = c.d_is[k] + rate * c.d_cjo[k] * c.d_vj[k]
+                _leave(size, c.node_unknown, c.d_pos[k], 0, noise)
+                _leave(size, c.node_unknown, c.d_neg[k], 0, noise)
             left = False
             for k in range(n):
                 left = left or abs(f[k]) > _ROUNDING * size[k]
@@ -374,7 +383,7 @@ def _newton(c, plan, factors, fresh, space, x, v, target, time, rate, small, mos
             new = v[c.b_cpos[k]] - v[c.b_cneg[k]]
             space.b_at[k] = _limited_control(new, space.b_at[k], c.b_gain[k], c.b_sat[k], c.b_off[k])
             settled = settled and space.b_at[k] == new
-        if settled and tiny:
+        if settled and tiny and valid:
             return CONVERGED, iteration + 1, plan, factors
     return UNFINISHED, most, plan, factors
 
@@ -504,9 +513,12 @@ def advance(  # type: ignore[no-untyped-def]
         w_peak[k] = abs(w_start[k])
     known = _remember(past_t, past_x, known, clock[NOW], x)
     corner = _corner(d, clock[NOW], minimum)
-    # No step is made very short for an end: between such steps the parabola does.
-    close = 1000.0 * minimum
-    place = np.searchsorted(ends, clock[NOW] + close, side="right")
+    # No step is made very short for an end: the rounding of charges over a short time is a large current, and
+    # over a hundredth of a step the parabola does.
+    storing = 0.0
+    for k in range(n):
+        storing = max(storing, 0.01 if d.stores[k] else 0.0)
+    place = 0
     row = 0
     tried = 0
     while row < len(out_t) and tried < most:
@@ -516,13 +528,20 @@ def advance(  # type: ignore[no-untyped-def]
         tried += 1
         # A corner that only rounding keeps from the stop would leave a step too short to solve.
         limit = corner if corner < clock[STOP] - minimum else clock[STOP]
+        close = max(1000.0 * minimum, storing * clock[STEP])
+        while place < len(ends) and ends[place] <= t + close:
+            place += 1
         if place < len(ends) and ends[place] < limit - close:
             limit = ends[place]
         left = limit - t
         euler = clock[FRESH] > 0.0
+        highest = 0.0
         for k in range(n):
-            floor = voltage if d.weigh[k] == 1 else current
-            small[k] = min(0.01 * (relative * peak[k] + floor), 5e-7)
+            if d.weigh[k] == 1:
+                highest = max(highest, peak[k])
+        for k in range(n):
+            # Rounding moves every node by some 1e-16 of the highest.
+            small[k] = min(0.01 * (relative * peak[k] + voltage), 5e-7) + 1e-14 * highest
         h = min(clock[STEP], clock[LARGEST])
         lands = h >= 0.999 * left
         if euler:
@@ -627,7 +646,8 @@ def advance(  # type: ignore[no-untyped-def]
             known = _remember(past_t, past_x, known, t + _G * h, out_mid[row])
             _copy(qdot, qdot_end)
             if h < 0.999 * clock[STEP]:
-                clock[STEP] = min(clock[STEP], factor * h)
+                if error > 1e-6:
+                    clock[STEP] = min(clock[STEP], factor * h)
             elif factor < 1.0 or factor >= 1.2:
                 # Otherwise the same again, which spares a factorisation where all is linear.
                 clock[STEP] = min(factor, 2.5 if grown else 1.0) * h
@@ -640,8 +660,6 @@ def advance(  # type: ignore[no-untyped-def]
             w_start[k], out_w[row, k] = w[k], w[k]
             w_peak[k] = max(w_peak[k], abs(w[k]))
         known = _remember(past_t, past_x, known, clock[NOW], x)
-        while place < len(ends) and ends[place] <= clock[NOW] + close:
-            place += 1
         out_t[row] = clock[NOW]
         out_h[row] = -h if euler else h
         row += 1
