@@ -315,19 +315,17 @@ def conducting_edges(netlist: Netlist) -> tuple[IntArray, IntArray]:
 
 
 def _floating(netlist: Netlist, at_rest: bool) -> list[NetlistError]:
-    forest = _Forest(netlist.n_nodes)
-    edges = [conducting_edges(netlist)]
+    pos, neg = conducting_edges(netlist)
     if not at_rest:
-        edges.append((netlist.capacitor.pos, netlist.capacitor.neg))
-    for pos, neg in edges:
-        for a, b in zip(pos.tolist(), neg.tolist(), strict=True):
-            forest.join(a, b)
+        pos = np.concatenate([pos, netlist.capacitor.pos])
+        neg = np.concatenate([neg, netlist.capacitor.neg])
+    part = _connected_parts(netlist.n_nodes, pos, neg)
+    held = np.zeros(netlist.n_nodes, dtype=np.bool_)
+    held[part[GROUND]] = True
     # Controlled currents that flow into nodes which control others may fix their voltages too.
-    supplied, sensed = (
-        {forest.find(int(node)) for node in nodes} for nodes in _controlled_currents_and_controls(netlist)
-    )
-    held = {forest.find(GROUND)} | (supplied & sensed)
-    names = [netlist.node_names[node] for node in range(netlist.n_nodes) if forest.find(node) not in held]
+    supplied, sensed = (part[nodes] for nodes in _controlled_currents_and_controls(netlist))
+    held[np.intersect1d(supplied, sensed)] = True
+    names = [netlist.node_names[node] for node in np.flatnonzero(~held[part])]
     if not names:
         return []
     shown = ", ".join(names[:_MOST_SHOWN]) + (
@@ -381,6 +379,20 @@ def _couplings(netlist: Netlist) -> list[NetlistError]:
                 )
             )
     return problems
+
+
+def _connected_parts(size: int, pos: IntArray, neg: IntArray) -> IntArray:
+    """Return for each node (size,) the lowest node that edges connect it to."""
+    part = np.arange(size)
+    while True:
+        # Both ends, and what they belong to, go to the lower of the two parts; then chains are cut short.
+        lower = np.minimum(part[pos], part[neg])
+        before = part.copy()
+        for ends in (before[pos], before[neg], pos, neg):
+            np.minimum.at(part, ends, lower)
+        part = part[part]
+        if np.array_equal(part, before):
+            return part
 
 
 class _Forest:

@@ -405,5 +405,9 @@ def accumulate(total: FloatArray, index: IntArray, amount: FloatArray) -> None:
         total[:, index] += amount
         return
     amounts = np.broadcast_to(amount, (len(total), len(index)))
+    if len(index) < len(total):
+        for place, column in zip(index, amounts.T, strict=True):
+            total[:, place] += column
+        return
     for row, part in zip(total, amounts, strict=True):
         row += np.bincount(index, part, len(row))

@@ -16,7 +16,7 @@ from circuitsim.solver.solve import Plan
 
 __all__ = ["SmallSignal", "metric_of", "small_signal"]
 
-LARGEST = 4000
+LARGEST = 2000
 """Most unknowns for which the dense analysis is done."""
 
 

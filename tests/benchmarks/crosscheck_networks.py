@@ -25,7 +25,7 @@ KINDS: dict[str, dict[str, Any]] = {
 def document(inputs: int, hidden: int, kind: str) -> dict[str, Any]:
     neuron, synapse = KINDS[kind]["neuron"], KINDS[kind]["synapse"]
     return {
-        "name": f"{inputs}-{hidden}-10",
+        "name": f"n{inputs}-{hidden}-10",
         "conductance": {"min": "1u", "max": "100u"},
         "inputs": {"u": {"size": inputs, "gain": "100m"}},
         "layers": {
