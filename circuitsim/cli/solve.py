@@ -245,7 +245,7 @@ def _print_sweep(netlist: Netlist, swept: SweepResult, every: bool) -> None:
         [
             ("points", count),
             ("iterations", swept.iterations),
-            ("KCL residual", f"{residual:.1e} A, {relative:.1e} of the largest current"),
+            ("KCL residual beyond rounding", f"{residual:.1e} A, {relative:.1e} of the largest current"),
         ],
     )
 

@@ -263,7 +263,7 @@ def _print(
             ("steps", f"{result.accepted} accepted, {result.rejected} rejected, {result.failed} failed"),
             ("iterations", result.iterations),
             (
-                "KCL residual",
+                "KCL residual beyond rounding",
                 f"{result.kcl_residual:.1e} A, {result.relative_residual:.1e} of the largest current",
             ),
         ],

@@ -497,6 +497,7 @@ def advance(  # type: ignore[no-untyped-def]
     q_mid, q_end, qdot_mid, qdot_end = np.empty(n), np.empty(n), np.empty(n), np.empty(n)
     rest, trial, small = np.empty(n), np.empty(n), np.empty(n)
     w, w_start, w_peak = np.empty(len(d.w_kind)), np.empty(len(d.w_kind)), np.zeros(len(d.w_kind))
+    w_early = np.empty(len(d.w_kind))
     past_t, past_x = np.empty(3), np.empty((3, n))
     known = 0
     factored = 0.0
@@ -547,7 +548,7 @@ def advance(  # type: ignore[no-untyped-def]
         if euler:
             # Too short to matter.
             clock[STEP] = min(clock[STEP], 0.05 * left)
-            h, lands = min(max(1e-6 * clock[STEP], 4.0 * minimum), 0.25 * left), False
+            h, lands = min(max(1e-5 * clock[STEP], 4.0 * minimum), 0.25 * left), False
         elif lands:
             h = left
         elif 2.0 * h > left:
@@ -561,9 +562,14 @@ def advance(  # type: ignore[no-untyped-def]
         for stage in range(EULER if euler else TRAPEZOIDAL, TRAPEZOIDAL if euler else BDF2 + 1):
             time = t + _G * h if stage == TRAPEZOIDAL else t + h
             if lands and stage == BDF2:
-                # Just before the corner.
-                time = limit - max(1e-12 * h, 1e-15 * limit)
+                time = limit
             _sources(d, time, w)
+            if lands and stage == BDF2:
+                _sources(d, limit - max(1e-12 * h, 1e-15 * limit), w_early)
+                for k in range(len(w)):
+                    # This step has the value before a jump, the next one that after it.
+                    if abs(w[k] - w_early[k]) > 1e-6 * max(w_peak[k], abs(w_early[k])):
+                        w[k] = w_early[k]
             _moved(d, w, v, space.constant)
             _driven_charge(d, w, rest)
             if stage == EULER:
