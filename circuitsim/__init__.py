@@ -46,6 +46,12 @@ if TYPE_CHECKING:
     from circuitsim.network import NetworkSpec, load_network
     from circuitsim.record import RunRecord, read_record
     from circuitsim.solver import Drive, OperatingPoint, Plan, SolverSettings, build_plan, solve
+    from circuitsim.solver.settling import settle
+    from circuitsim.solver.sweep import sweep
+    from circuitsim.solver.transient import TransientResult, TransientSettings, transient
+    from circuitsim.spice.deck import write_deck
+    from circuitsim.spice.deck_file import Deck
+    from circuitsim.spice.reader import parse_deck, read_deck
     from circuitsim.study import resume_experiment, run_experiment
 
 __version__ = "0.1.0"
@@ -89,6 +95,12 @@ _HOMES = {
     "network": ("NetworkSpec", "load_network"),
     "record": ("RunRecord", "read_record"),
     "solver": ("Drive", "OperatingPoint", "Plan", "SolverSettings", "build_plan", "solve"),
+    "solver.settling": ("settle",),
+    "solver.sweep": ("sweep",),
+    "solver.transient": ("TransientResult", "TransientSettings", "transient"),
+    "spice.deck": ("write_deck",),
+    "spice.deck_file": ("Deck",),
+    "spice.reader": ("parse_deck", "read_deck"),
     "study": ("resume_experiment", "run_experiment"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
