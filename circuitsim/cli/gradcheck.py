@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import typer
 
 from circuitsim.cli.output import JSON_OPTION, announce_compilation, print_json, print_table, remark
-from circuitsim.cli.source import METHOD_OPTION, METHODS, check_choice, is_experiment, read_source
+from circuitsim.cli.source import METHOD_OPTION, METHODS, check_choice, read_source
 from circuitsim.errors import SpecError
+from circuitsim.file_kinds import is_experiment
 
 if TYPE_CHECKING:
     from circuitsim.learning import Cost

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import re
@@ -15,6 +14,7 @@ import typer
 
 from circuitsim.cli.output import announce_compilation, remark
 from circuitsim.errors import NetlistError, SpecError
+from circuitsim.file_kinds import is_deck, is_netlist, is_record
 
 if TYPE_CHECKING:
     from circuitsim.learning import Cost
@@ -25,19 +25,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BETA_OPTION",
-    "DECK_SUFFIXES",
     "INPUT_OPTION",
     "METHODS",
     "METHOD_OPTION",
     "PHASES",
     "PHASE_OPTION",
-    "RECORD_SUFFIXES",
     "SAMPLE_OPTION",
     "SEED_OPTION",
     "TARGET_OPTION",
     "Source",
     "check_choice",
-    "is_experiment",
     "phase_netlist",
     "read_source",
     "refuse_other_kinds",
@@ -46,8 +43,6 @@ __all__ = [
 
 PHASES = ("free", "nudged", "corrected", "dyadic")
 METHODS = ("auto", "general", "layered", "wired")
-RECORD_SUFFIXES = (".h5", ".hdf5")
-DECK_SUFFIXES = (".cir", ".ckt", ".net", ".sp", ".spice")
 
 INPUT_OPTION = typer.Option(
     None,
@@ -71,8 +66,6 @@ _KINDS = {
     "experiment": ("an experiment", "estimators", "train, gradcheck, crosscheck"),
     "netlist": ("a netlist", "format", "compile, solve"),
 }
-_NETLIST = re.compile(rb"""^\s*\{?\s*["']?format["']?\s*:""", re.MULTILINE)
-_EXPERIMENT = re.compile(rb"""(?:^|[{,])\s*["']?estimators["']?\s*:""", re.MULTILINE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,21 +85,19 @@ def read_source(path: Path, *, seed: int = 0) -> Source:
     from circuitsim.netlist import read_netlist
     from circuitsim.network import load_network
 
-    if path.suffix in RECORD_SUFFIXES:
+    if is_record(path):
         from circuitsim.study.subjects import learned_chip
 
         bench, chip, state = learned_chip(path)
         remark(f"{path.name}: die {chip.seed}, {state}")
         return Source(netlist=chip.netlist.with_values(chip.values), network=bench.network, cost=bench.cost)
-    if path.suffix.lower() in DECK_SUFFIXES:
+    if is_deck(path):
         from circuitsim.spice.reader import read_deck
 
         deck = read_deck(path)
         return Source(netlist=deck.netlist, network=None, cost=None, deck=deck)
-    # What cannot be read is for the reader below to report.
-    with contextlib.suppress(OSError):
-        if _NETLIST.search(path.read_bytes()):
-            return Source(netlist=read_netlist(path), network=None, cost=None)
+    if is_netlist(path):
+        return Source(netlist=read_netlist(path), network=None, cost=None)
     refuse_other_kinds(path, "network")
     network = load_network(path)
     try:
@@ -116,21 +107,12 @@ def read_source(path: Path, *, seed: int = 0) -> Source:
     return Source(netlist=netlist, network=network, cost=Cost.of(network))
 
 
-def is_experiment(path: Path) -> bool:
-    """Whether a file is an experiment's, by the look of it; what cannot be read is not."""
-    if path.suffix in RECORD_SUFFIXES or path.suffix.lower() in DECK_SUFFIXES:
-        return False
-    with contextlib.suppress(OSError):
-        return _EXPERIMENT.search(path.read_bytes()) is not None
-    return False
-
-
 def refuse_other_kinds(path: Path, wanted: str) -> None:
     """Raise SpecError where a file is of another known kind: one error instead of one a key."""
     from circuitsim.network import read_document
 
     name, key, _ = _KINDS[wanted]
-    if path.suffix.lower() in DECK_SUFFIXES:
+    if is_deck(path):
         remedy = "Write an experiment that names it, and the roles of its elements."
         raise SpecError(f"is a SPICE deck, not {name}", file=path, remedy=remedy)
     document = read_document(path)

@@ -18,8 +18,9 @@ from circuitsim.cli.output import (
     remark,
 )
 from circuitsim.cli.progress import ProgressDisplay
-from circuitsim.cli.source import RECORD_SUFFIXES, refuse_other_kinds
+from circuitsim.cli.source import refuse_other_kinds
 from circuitsim.errors import CircuitsimError, RecordError, SpecError
+from circuitsim.file_kinds import RECORD_SUFFIXES
 
 if TYPE_CHECKING:
     from circuitsim.record import RunRecord

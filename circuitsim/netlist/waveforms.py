@@ -7,6 +7,7 @@ the step and the stop time of the analysis: `resolved` fills it in, and only the
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
@@ -45,11 +46,12 @@ def _first_after(time: float, candidates: list[float]) -> float:
     return min(later, default=math.inf)
 
 
-class _Corners:
+class _Corners(ABC):
     """Points where a waveform or its slope jumps, and no more of them than are asked for."""
 
+    @abstractmethod
     def next_corner(self, time: float) -> float:
-        raise NotImplementedError
+        """Return the first corner after a time [s]; infinity for none."""
 
     def corners(self, stop: float) -> Iterator[float]:
         """Yield the corners in (0, stop], one by one: a fast pulse may have very many."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +13,7 @@ from circuitsim.chip import Chip
 from circuitsim.compiler import compile_network
 from circuitsim.data import load_digits
 from circuitsim.errors import NetlistError, RecordError, SpecError
+from circuitsim.file_kinds import is_deck, is_netlist, is_record
 from circuitsim.learning import Cost
 from circuitsim.netlist import read_netlist
 from circuitsim.network import load_network, read_document
@@ -27,10 +26,6 @@ from circuitsim.study.experiment import load_experiment
 from circuitsim.study.run import Bench, prepare, recorded_bench
 
 __all__ = ["learned_chip", "read_subject"]
-
-_RECORDS = (".h5", ".hdf5")
-_DECKS = (".cir", ".sp", ".spi", ".spice", ".net", ".ckt")
-_NETLIST = re.compile(rb"""^\s*\{?\s*["']?format["']?\s*:""", re.MULTILINE)
 
 
 def read_subject(
@@ -50,16 +45,14 @@ def read_subject(
         CircuitsimError: the file cannot be read, or is something else.
     """
     path = Path(path)
-    if arm is not None and path.suffix not in _RECORDS:
+    if arm is not None and not is_record(path):
         raise SpecError("is for records only", field="--arm", value=arm)
-    if path.suffix in _RECORDS:
+    if is_record(path):
         return _record(path, samples, seed, arm)
-    if path.suffix.lower() in _DECKS:
+    if is_deck(path):
         return _deck(path)
-    # What cannot be read is for the reader below to report.
-    with contextlib.suppress(OSError):
-        if _NETLIST.search(path.read_bytes()):
-            return _netlist(path, samples, seed or 0)
+    if is_netlist(path):
+        return _netlist(path, samples, seed or 0)
     document = read_document(path)
     if "estimators" in document:
         return _experiment(path, samples, seed)

@@ -5,14 +5,12 @@ Run it from the repository's root: python tests/benchmarks/against_ngspice.py
 
 from __future__ import annotations
 
-import statistics
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from medians import median
 
 import circuitsim as cs
 from circuitsim import spice
@@ -20,7 +18,6 @@ from circuitsim.netlist import Netlist
 from circuitsim.network import parse_network
 from circuitsim.spice.reader import read_deck
 
-RUNS = 7
 NEURONS = {
     "tanh": {"kind": "tanh", "gain": 8, "saturation": "200m"},
     "diode": {"kind": "diode", "offset": "100m"},
@@ -44,17 +41,6 @@ def network(neuron: str) -> Netlist:
         "cost": {"kind": "squared_error", "conductance": "100u"},
     }
     return cs.compile_network(parse_network(document))
-
-
-def median(work: Callable[[], object]) -> float:
-    """Return the median time of ``RUNS`` calls [ms], after one that is not counted."""
-    work()
-    times = []
-    for _ in range(RUNS):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return 1e3 * statistics.median(times)
 
 
 def main() -> None:

@@ -6,28 +6,13 @@ Run it from the repository's root: python tests/benchmarks/compare_methods.py
 from __future__ import annotations
 
 import shutil
-import statistics
-import time
-from collections.abc import Callable
 from functools import partial
 
 import numpy as np
+from medians import median
 
 import circuitsim as cs
 from circuitsim.spice import NgspiceEngine, with_inputs, write_deck
-
-RUNS = 7
-
-
-def median(work: Callable[[], object]) -> float:
-    """Return the median time of ``RUNS`` calls [ms], after one that is not counted."""
-    work()
-    times = []
-    for _ in range(RUNS):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return 1e3 * statistics.median(times)
 
 
 def main() -> None:

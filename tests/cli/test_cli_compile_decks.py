@@ -46,7 +46,7 @@ def test_a_deck_is_counted(deck: Path, call: Command) -> None:
     assert re.search(r"^note: .*amplifier\.cir:13.*\.print", done.err, re.MULTILINE)
 
 
-@pytest.mark.parametrize("suffix", [".cir", ".sp", ".CKT", ".net", ".spice"])
+@pytest.mark.parametrize("suffix", [".cir", ".sp", ".spi", ".CKT", ".net", ".spice"])
 def test_a_deck_written_again_is_the_same_circuit(suffix: str, deck: Path, call: Command) -> None:
     again = deck.with_name(f"again{suffix}")
     digest = call("compile", "amplifier.cir", "--format", "spice", "-o", again, "--json").document["digest"]

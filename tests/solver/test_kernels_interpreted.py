@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from circuits import PASSIVE, random_inputs, random_netlist, random_nudge, small_network
+from interpreted import interpreted
 
 from circuitsim.netlist.tables import FloatArray
 from circuitsim.solver import Drive, SolverSettings, build_plan, solve, solve_transposed
@@ -43,23 +40,6 @@ def layered() -> list[FloatArray]:
 @pytest.mark.parametrize("case", [general, layered], ids=lambda case: case.__name__)
 def test_interpreted_kernels_agree(case: object) -> None:
     name = case.__name__  # type: ignore[attr-defined]
-    code = (
-        "import json, sys\n"
-        f"sys.path[:0] = [{str(HERE)!r}, {str(HERE.parent)!r}]\n"
-        "import numba\n"
-        "assert numba.config.DISABLE_JIT\n"
-        f"import {Path(__file__).stem} as here\n"
-        f"print(json.dumps([a.tolist() for a in here.{name}()]))\n"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "NUMBA_DISABLE_JIT": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
     compiled = globals()[name]()
-    for interpreted, expected in zip(json.loads(result.stdout), compiled, strict=True):
-        np.testing.assert_allclose(interpreted, expected, rtol=1e-12, atol=1e-16)
+    for found, expected in zip(interpreted(__file__, name), compiled, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-16)

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from interpreted import interpreted
 from random_expressions import SMOOTH, expression_of, node, source, trees
 
 from circuitsim.errors import NetlistError
@@ -139,22 +136,6 @@ def test_the_twin_and_the_kernel_know_the_same_operations() -> None:
 
 
 def test_interpreted_kernel_agrees() -> None:
-    code = (
-        "import json, sys\n"
-        f"sys.path[:0] = [{str(HERE)!r}, {str(HERE.parent)!r}]\n"
-        "import numba\n"
-        "assert numba.config.DISABLE_JIT\n"
-        f"import {Path(__file__).stem} as here\n"
-        "print(json.dumps([repr(number) for number in here.every_operation()]))\n"
+    np.testing.assert_allclose(
+        interpreted(__file__, "every_operation"), every_operation(), rtol=4e-15, atol=1e-300
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "NUMBA_DISABLE_JIT": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    interpreted = [float(number) for number in json.loads(result.stdout)]
-    np.testing.assert_allclose(interpreted, every_operation(), rtol=4e-15, atol=1e-300)

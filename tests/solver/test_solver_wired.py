@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +12,7 @@ import pytest
 from circuits import SEEDS, branch_errors, kcl
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from interpreted import interpreted
 
 from circuitsim.errors import ConvergenceError, NetlistError
 from circuitsim.learning.gradient import local_rule
@@ -685,22 +683,5 @@ def interpreted_case() -> list[FloatArray]:
 
 
 def test_interpreted_kernels_agree() -> None:
-    code = (
-        "import json, sys\n"
-        f"sys.path[:0] = [{str(HERE)!r}, {str(HERE.parent)!r}]\n"
-        "import numba\n"
-        "assert numba.config.DISABLE_JIT\n"
-        f"import {Path(__file__).stem} as here\n"
-        "print(json.dumps([a.tolist() for a in here.interpreted_case()]))\n"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "NUMBA_DISABLE_JIT": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    for interpreted, expected in zip(json.loads(result.stdout), interpreted_case(), strict=True):
-        np.testing.assert_allclose(interpreted, expected, rtol=1e-12, atol=1e-16)
+    for found, expected in zip(interpreted(__file__, "interpreted_case"), interpreted_case(), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-16)
