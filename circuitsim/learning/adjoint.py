@@ -1,4 +1,4 @@
-"""The exact gradient by one transposed solve, ``J0^T s = -dC/dx``: the oracle (physics.md 3)."""
+"""The exact gradient by one transposed solve, ``J0^T s = -dC/dx``: what estimators are measured against."""
 
 from __future__ import annotations
 

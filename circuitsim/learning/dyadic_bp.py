@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from circuitsim.errors import NetlistError
 from circuitsim.learning.gradient import Gradient, local_rule
 from circuitsim.learning.phases import Phases
 from circuitsim.netlist.tables import FloatArray
@@ -31,7 +32,17 @@ class DyadicBP:
     def estimate(
         self, phases: Phases, inputs: FloatArray, targets: FloatArray, *, free: OperatingPoint | None = None
     ) -> Gradient:
-        """Return the gradient after the steps; the free phase is their first half, so ``free`` is unused."""
+        """Return the gradient after the steps; the free phase is their first half, so ``free`` is unused.
+
+        Raises:
+            NetlistError: the circuit has no layers to clock, as one that was drawn as a deck.
+        """
+        if phases.plan.why_not_layered is not None:
+            raise NetlistError(
+                f"dyadic_bp clocks a network of layers: {phases.plan.why_not_layered}",
+                object=phases.netlist.title,
+                remedy="Choose dyadic, asymep or adjoint.",
+            )
         layered = phases.plan.layered
         steps = 2 * layered.structure.depth if self.steps is None else self.steps
         m, d = clocked_steps(

@@ -42,7 +42,7 @@ def local_rule(
 ) -> dict[str, tuple[FloatArray, FloatArray | None]]:
     """Return dC/dg = mean_b (s_word - s_bit)(v_word - v_bit) for every trainable crossbar.
 
-    Drop times change of drop, read at the device's own two nodes (physics.md 4). v0: free-phase node
+    Drop times change of drop, read at the device's own two nodes. v0: free-phase node
     voltages (B, N) V; s: their change per unit of beta (B, N) V. A driven word line is held by an ideal
     output, so its change is left out.
     """

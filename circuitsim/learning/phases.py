@@ -14,7 +14,7 @@ __all__ = ["Phases"]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Phases:
-    """A circuit with its values and its cost, ready to be put through the phases of physics.md 3.
+    """A circuit with its values and its cost, ready to be put through the phases of learning.
 
     Changes are returned as displacements from the free phase (B, N) V.
     """

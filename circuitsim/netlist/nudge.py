@@ -18,7 +18,7 @@ __all__ = ["Nudge", "nudged_netlist"]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Nudge:
-    """Currents ``beta * dC/dy`` [A] that leave the outputs (physics.md 2).
+    """Currents ``beta * dC/dy`` [A] that leave the outputs.
 
     ``quadratic``: ``dC/dy = conductance * (y - target)``, target (B, K) V: a resistor
     ``beta * conductance`` to a source at the target. ``softmax``: ``dC/dy = conductance * scale *

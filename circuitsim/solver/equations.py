@@ -1,7 +1,7 @@
 """The circuit equations in plain NumPy: residual, Jacobian products, power.
 
 No solver iterates with these: they are the referee. ``F(x)`` holds, per node, the current that leaves
-it into the elements [A] and, per voltage-defined branch, its equation [V] (physics.md 1). Blocks are
+it into the elements [A] and, per voltage-defined branch, its equation [V]. Blocks are
 evaluated as blocks: a crossbar with line resistance by what its ports draw, and KCL at the points
 inside it is checked apart. B samples, N nodes, M branches.
 """

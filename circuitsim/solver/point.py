@@ -91,7 +91,7 @@ class Drive:
     """Excitation of B samples.
 
     Without ``anchor``: ``F(x) + nudge = 0``. With it: ``F(x) + (J0^T - J0)(x - x0) + nudge = 0``, x0
-    being the anchor (the corrected phase of physics.md 3).
+    being the anchor (the corrected phase of arXiv:2602.03670).
     """
 
     inputs: FloatArray

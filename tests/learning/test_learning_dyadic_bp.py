@@ -1,4 +1,4 @@
-"""Clocked steps against backpropagation written out in NumPy for the loaded circuit (physics.md 5)."""
+"""Clocked steps against backpropagation written out in NumPy for the loaded circuit."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from circuits import NEURONS, network_document
-from learners import Case, case, chain_document, cosine, feedforward_document, flat, relative
+from circuits import ELEMENTS, NEURONS, network_document
+from learners import Case, case, chain_document, cosine, feedforward_document, flat, random_case, relative
 
 from circuitsim.errors import NetlistError
 from circuitsim.learning import Adjoint, Cost, DyadicBP
@@ -226,3 +226,9 @@ def test_backpropagation_agrees_with_the_cost_it_differentiates() -> None:
         assert numeric == pytest.approx(gradient[name][0][j, i], rel=1e-4)
     assert cosine(tried.estimate(DyadicBP()), tried.estimate(Adjoint())) == pytest.approx(1.0)
     assert y.shape == (3, 4)
+
+
+def test_a_circuit_without_layers_cannot_be_clocked() -> None:
+    tried = random_case(0, ELEMENTS, kind="quadratic")
+    with pytest.raises(NetlistError, match=r"dyadic_bp clocks a network of layers: .*Choose dyadic, asymep"):
+        tried.estimate(DyadicBP())

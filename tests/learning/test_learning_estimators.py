@@ -178,7 +178,7 @@ def ideal(document: dict[str, Any], method: str) -> Case:
 def test_nudged_only_is_exact_after_the_layer_metric_of_a_bidirectional_chain(
     neuron: str, method: str
 ) -> None:
-    """physics.md 6: ``m[l+1] = m[l] * B/A``; the gradient of layer l is off by ``m[out] / m[l]``, no more."""
+    """Metric ``m[l+1] = m[l] * B/A``: the gradient of layer l is off by ``m[out] / m[l]``, no more."""
     gains = [(1.6, 0.8), (1.2, 0.5)]
     tried = ideal(chain_document(gains, neuron=NEURONS[neuron]), method)
     exact, nudged = tried.estimate(Adjoint()), tried.estimate(EP(beta=1e-3))

@@ -213,7 +213,7 @@ def test_a_nudged_phase_may_start_from_other_inputs() -> None:
 
 
 def test_an_anchor_that_is_off_is_solved_as_it_stands() -> None:
-    # physics.md 7: what a stored anchor that is off by 1e-3 does to the gradient.
+    # What a stored anchor that is off by 1e-3 does to the gradient.
     spec, netlist = small_network(3, neuron="tanh")
     plan, values = build_plan(netlist), netlist.values()
     inputs = random_inputs(3, 2, spec.input_size)

@@ -79,7 +79,7 @@ def test_adjoint_identity(seed: int, kinds: frozenset[str]) -> None:
 @given(SEEDS, KINDS)
 @settings(max_examples=15)
 def test_transposing_keeps_the_spectrum_but_not_the_matrix(seed: int, kinds: frozenset[str]) -> None:
-    # physics.md 4: the stability of the free phase is that of the transposed one.
+    # The stability of the free phase is that of the transposed one.
     equations, v, i, *_ = somewhere(seed, kinds)
     n, m = equations.netlist.n_nodes, equations.n_branches
     j = dense_jacobian(equations, v[0], i[0])
