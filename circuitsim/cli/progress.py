@@ -1,9 +1,10 @@
-"""How training goes on, on standard error: a live display, or one line an estimator in a log."""
+"""How training goes on, on standard error: a live display, or plain lines in a log."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -16,6 +17,42 @@ if TYPE_CHECKING:
 
 __all__ = ["ProgressDisplay"]
 
+_SILENCE = 20.0
+"""Seconds after which a log gets a line in the middle of things."""
+_BAR_FROM = 100
+"""Columns of a terminal that leave room for a bar."""
+
+
+@dataclass
+class _Arm:
+    """One estimator under way."""
+
+    name: str
+    epochs: int
+    done: float
+    """Epochs at the start of this run, and the time then."""
+    started: float
+    at: float = 0.0
+    """Epochs by now; a fraction within one."""
+    seconds: float = 0.0
+    """Time of training, without tests."""
+    rate: float = 0.0
+    """Steps per second, a running mean."""
+    train: str = ""
+    test: str = ""
+    residual: str = ""
+
+    def left(self, now: float) -> str:
+        """Return the time that the remaining epochs will take at the pace so far, tests included."""
+        seconds = round((now - self.started) * (self.epochs - self.at) / (self.at - self.done))
+        return _clock(seconds)
+
+    def facts(self, now: float) -> str:
+        """Return what there is to say beside the epoch, in words that stay the same from line to line."""
+        rate = f"{_short(self.rate)} steps/s" if self.rate else ""
+        left = f"{self.left(now)} left" if self.at > self.done else ""
+        return ", ".join(fact for fact in (self.train, self.test, self.residual, rate, left) if fact)
+
 
 class ProgressDisplay:
     """A `circuitsim.study.Watcher`; use it in a with statement."""
@@ -26,10 +63,9 @@ class ProgressDisplay:
     def __init__(self) -> None:
         self._live: Progress | None = None
         self._task: TaskID | None = None
-        self._epochs = 0
-        self._seconds = 0.0
-        self._rate = 0.0
-        self._last = 0.0
+        self._arm: _Arm | None = None
+        self._last_step = 0.0
+        self._last_line = 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -51,66 +87,128 @@ class ProgressDisplay:
             f"{kind} {netlist.title}, {devices} devices, {bench.plan.method} method; "
             f"die {bench.chip.seed}, card {bench.card.name}"
         )
+        self._last_line = time.perf_counter()
         self._start()
 
     def arm(self, name: str, done: int, epochs: int) -> None:
-        self._epochs, self._seconds, self._rate = epochs, 0.0, 0.0
+        now = time.perf_counter()
+        self._arm = _Arm(name=name, epochs=epochs, done=done, started=now, at=done)
+        self._last_step = now
         if self._live is not None:
             self._task = self._live.add_task(
                 name,
                 total=epochs,
                 completed=done,
                 epoch=f"{done}/{epochs}",
-                score="",
+                train="",
+                test="",
                 residual="",
                 rate="",
+                left="",
             )
         elif done == epochs:
-            remark(f"{name:20s} {epochs} epochs done before")
+            self._line(f"{name:20s} {epochs} epochs done before", now)
 
-    def step(self, name: str, epoch: int, step: int, steps: int) -> None:
-        if self._live is None or self._task is None:
+    def step(
+        self, name: str, epoch: int, step: int, steps: int, running: Mapping[str, float] | None = None
+    ) -> None:
+        arm = self._arm
+        if arm is None:
             return
         now = time.perf_counter()
-        if step > 1 and now > self._last:
-            rate = 1 / (now - self._last)
-            self._rate = rate if self._rate == 0 else 0.9 * self._rate + 0.1 * rate
-        self._last = now
-        self._live.update(self._task, completed=epoch + step / steps, rate=f"{self._rate:.0f} steps/s")
+        # The first step of an epoch waits for the test after the epoch before.
+        if step > 1 and now > self._last_step:
+            rate = 1 / (now - self._last_step)
+            arm.rate = rate if arm.rate == 0 else 0.9 * arm.rate + 0.1 * rate
+        self._last_step = now
+        arm.at = epoch + step / steps
+        if running:
+            arm.train = _score("train", running)
+            if "kcl_residual" in running:
+                arm.residual = _residual(running)
+        if self._live is not None:
+            self._draw(now, epoch=epoch)
+        elif now - self._last_line > _SILENCE and step < steps:
+            share = 100 * step / steps
+            self._line(f"{name:20s} epoch {epoch + 1}/{arm.epochs} {share:.0f} %, {arm.facts(now)}", now)
 
     def epoch(self, name: str, epoch: int, metrics: Mapping[str, float]) -> None:
-        self._seconds += metrics["seconds"]
-        if "test_accuracy" in metrics:
-            score = f"{100 * metrics['test_accuracy']:.2f} %"
-        else:
-            score = f"RMS {1e3 * metrics['test_rms_error']:.3g} mV"
-        residual = f"KCL {metrics['kcl_residual']:.0e}"
-        if self._live is not None and self._task is not None:
-            self._live.update(
-                self._task,
-                completed=epoch + 1,
-                epoch=f"{epoch + 1}/{self._epochs}",
-                score=score,
-                residual=residual,
+        arm = self._arm
+        if arm is None:
+            return
+        now = time.perf_counter()
+        arm.seconds += metrics["seconds"]
+        arm.at = epoch + 1
+        arm.train, arm.test = _score("train", metrics), _score("test", metrics)
+        arm.residual = _residual(metrics)
+        if self._live is not None:
+            self._draw(now, epoch=epoch + 1)
+        elif epoch + 1 == arm.epochs:
+            self._line(
+                f"{name:20s} {arm.epochs} epochs, {arm.test}, {arm.residual}, {arm.seconds:.1f} s", now
             )
-        elif epoch + 1 == self._epochs:
-            remark(f"{name:20s} {self._epochs} epochs, test {score}, {residual}, {self._seconds:.1f} s")
+        elif now - self._last_line > _SILENCE:
+            self._line(f"{name:20s} {epoch + 1}/{arm.epochs} epochs, {arm.facts(now)}", now)
+
+    def _line(self, text: str, now: float) -> None:
+        self._last_line = now
+        remark(text)
+
+    def _draw(self, now: float, *, epoch: int) -> None:
+        arm = self._arm
+        if self._live is None or self._task is None or arm is None:
+            return
+        finished = epoch == arm.epochs
+        self._live.update(
+            self._task,
+            completed=arm.at,
+            epoch=f"{epoch}/{arm.epochs}",
+            train=arm.train.replace("RMS ", ""),
+            test=arm.test.replace("RMS ", ""),
+            residual=arm.residual,
+            rate=f"{_short(arm.rate)}/s" if arm.rate else "",
+            left=_clock(round(now - arm.started)) if finished else arm.left(now),
+        )
 
     def _start(self) -> None:
         console = progress_console()
         if not console.is_terminal:
             return
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, Progress, TextColumn
 
         def column(field: str) -> TextColumn:
             return TextColumn(f"{{task.fields[{field}]}}", markup=False, justify="right")
 
+        bar = [BarColumn(bar_width=16)] if console.width >= _BAR_FROM else []
         self._live = Progress(
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=16),
-            *(column(field) for field in ("epoch", "score", "residual", "rate")),
-            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+            *bar,
+            *(column(field) for field in ("epoch", "train", "test", "residual", "rate", "left")),
             console=console,
             refresh_per_second=8,
         )
         self._live.start()
+
+
+def _score(part: str, metrics: Mapping[str, float]) -> str:
+    """Return the accuracy or the error of the training or the test samples."""
+    if f"{part}_accuracy" in metrics:
+        return f"{part} {100 * metrics[f'{part}_accuracy']:.2f} %"
+    if f"{part}_rms_error" in metrics:
+        return f"{part} RMS {1e3 * metrics[f'{part}_rms_error']:.3g} mV"
+    return ""
+
+
+def _residual(metrics: Mapping[str, float]) -> str:
+    return f"KCL {metrics['kcl_residual']:.0e}"
+
+
+def _short(rate: float) -> str:
+    return f"{rate:.0f}" if rate >= 10 else f"{rate:.2g}"
+
+
+def _clock(seconds: int) -> str:
+    """Return a duration as m:ss, or as h:mm:ss from an hour on."""
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

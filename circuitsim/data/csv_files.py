@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from circuitsim.data.sets import DataSet, split_data
+from circuitsim.data.samples import DataSet, split_data
 from circuitsim.errors import SpecError
 from circuitsim.netlist.tables import FloatArray
 from circuitsim.units import parse_quantity

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
+from circuitsim.data import DATA_OPTIONS
 from circuitsim.errors import SpecError
 from circuitsim.learning import EP, Adjoint, AsymEP, Dyadic, DyadicBP, Estimator, OptimiserSpec
 from circuitsim.netlist.roles import Roles, TrainableResistors
@@ -151,24 +152,30 @@ class RolesSpec(Spec):
 class DataSpec(Spec):
     """The samples, and how many of them are held out: of every class alike where there are classes.
 
-    ``set``: ``digits``, 8 x 8 pixels in 10 classes; ``xor``, the four corners of -1 ... 1 squared in 2
-    classes, which all are training and test samples; ``product``, ``samples`` pairs from -1 ... 1 squared
-    with their product as the wanted output. Or ``file``, a CSV file beside the experiment: columns
-    ``inputs``, and either a column ``label`` of classes or columns ``targets`` of wanted outputs.
+    ``set``: ``digits``, 8 x 8 pixels in 10 classes; ``mnist`` and ``fashion_mnist``, 28 x 28 pixels in 10
+    classes, of whose published training and test samples ``train_samples`` and ``test_samples`` take the
+    first; ``xor``, the four corners of -1 ... 1 squared in 2 classes, which all are training and test
+    samples; ``product``, ``samples`` (400) pairs from -1 ... 1 squared with their product as the wanted
+    output. Pixels are ``signed``, -1 ... 1, or ``unit``, 0 ... 1. Or ``file``, a CSV file beside the
+    experiment: columns ``inputs``, and either a column ``label`` of classes or columns ``targets`` of
+    wanted outputs.
 
-    A wanted output of 1 asks for ``target_gain`` [V]. With ``test_fraction: 0`` the training samples are
-    the test samples.
+    A wanted output of 1 asks for ``target_gain`` [V]. ``test_fraction`` is 0.2 unless given; with 0 the
+    training samples are the test samples.
     """
 
-    set: Literal["digits", "xor", "product"] | None = None
+    set: Literal["digits", "xor", "product", "mnist", "fashion_mnist"] | None = None
     file: str | None = None
     inputs: Annotated[list[Name], Field(min_length=1)] | None = None
     targets: Annotated[list[Name], Field(min_length=1)] | None = None
     label: Name | None = None
-    samples: Annotated[int, Field(ge=10, le=1_000_000, strict=True)] = 400
+    pixels: Literal["signed", "unit"] | None = None
+    samples: Annotated[int, Field(ge=10, le=1_000_000, strict=True)] | None = None
+    train_samples: Annotated[int, Field(ge=1, strict=True)] | None = None
+    test_samples: Annotated[int, Field(ge=1, strict=True)] | None = None
     target_gain: Quantity = 1.0
-    test_fraction: Fraction = 0.2
-    split_seed: int = 0
+    test_fraction: Fraction | None = None
+    split_seed: int | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -193,9 +200,33 @@ class DataSpec(Spec):
             if (self.targets is None) == (self.label is None):
                 rule = "give targets for wanted outputs or label for classes: one of the two"
                 problems.append(SpecError(rule, field="targets", value=self.targets))
+        problems += self._options_of_others()
         if problems:
             raise Inconsistent(problems)
         return self
+
+    def _options_of_others(self) -> list[SpecError]:
+        """Return a problem for every option that this source of samples lacks."""
+        problems = []
+        published = self.set in ("mnist", "fashion_mnist")
+        keys = ["pixels", "train_samples", "test_samples"]
+        if published:
+            keys += ["samples", "test_fraction", "split_seed"]
+        for key in keys:
+            value = getattr(self, key)
+            if value is None or key in DATA_OPTIONS.get(self.set or "", ()):
+                continue
+            rule, remedy = f"is no option of {self.set or 'a file'}", None
+            if published:
+                rule = f"is no option of {self.set}: its test samples are published apart from the others"
+                remedy = "Leave it out; train_samples and test_samples take fewer of them."
+            problems.append(SpecError(rule, field=key, value=value, remedy=remedy))
+        return problems
+
+    def options(self) -> dict[str, Any]:
+        """Return what is given for the split and for the set, by the names of its function's arguments."""
+        keys = ("test_fraction", "split_seed") if self.set is None else DATA_OPTIONS[self.set]
+        return {key: getattr(self, key) for key in keys if getattr(self, key) is not None}
 
 
 class EPSpec(Spec):

@@ -36,7 +36,10 @@ class Watcher(Protocol):
 
     def arm(self, name: str, done: int, epochs: int) -> None: ...
 
-    def step(self, name: str, epoch: int, step: int, steps: int) -> None: ...
+    def step(
+        self, name: str, epoch: int, step: int, steps: int, running: Mapping[str, float] | None = None
+    ) -> None:
+        """``running`` has metrics of the epoch so far, e.g. ``train_accuracy``."""
 
     def epoch(self, name: str, epoch: int, metrics: Mapping[str, float]) -> None: ...
 
@@ -46,7 +49,9 @@ class _Silent:
 
     def arm(self, name: str, done: int, epochs: int) -> None: ...
 
-    def step(self, name: str, epoch: int, step: int, steps: int) -> None: ...
+    def step(
+        self, name: str, epoch: int, step: int, steps: int, running: Mapping[str, float] | None = None
+    ) -> None: ...
 
     def epoch(self, name: str, epoch: int, metrics: Mapping[str, float]) -> None: ...
 
@@ -119,6 +124,7 @@ class Bench:
                 "classes": self.data.classes,
                 "class_names": list(self.data.class_names),
                 "held_out": self.data.held_out,
+                "digest": self.data.digest,
             },
             "card": self.card.model_dump(mode="json", by_alias=True),
             "digest": self.plan.netlist.digest,
@@ -169,20 +175,14 @@ def prepare(experiment: ExperimentSpec, *, folder: Path, file: object = None) ->
 
 def _load(spec: DataSpec, folder: Path) -> DataSet:
     if spec.file is None:
-        data = load_data(
-            spec.set or "",
-            test_fraction=spec.test_fraction,
-            split_seed=spec.split_seed,
-            samples=spec.samples,
-        )
+        data = load_data(spec.set or "", **spec.options())
     else:
         data = load_csv(
             folder / spec.file,
             inputs=spec.inputs or (),
             targets=spec.targets,
             label=spec.label,
-            test_fraction=spec.test_fraction,
-            split_seed=spec.split_seed,
+            **spec.options(),
         )
     return data.scaled(spec.target_gain)
 
@@ -376,8 +376,14 @@ def _train(bench: Bench, writer: RunWriter, earlier: Mapping[str, Any], watcher:
         watcher.arm(name, done, epochs)
         for epoch in range(done, epochs):
 
-            def on_step(step: int, steps: int, name: str = name, epoch: int = epoch) -> None:
-                watcher.step(name, epoch, step, steps)
+            def on_step(
+                step: int,
+                steps: int,
+                running: Mapping[str, float] | None = None,
+                name: str = name,
+                epoch: int = epoch,
+            ) -> None:
+                watcher.step(name, epoch, step, steps, running)
 
             try:
                 metrics = trainer.epoch(epoch, on_step)
@@ -417,9 +423,17 @@ def _data_extras(bench: Bench) -> dict[str, np.ndarray]:
 
 
 def _recorded_data(record: RunRecord, spec: DataSpec) -> DataSet:
-    if spec.file is None:
-        return _load(spec, record.path.parent)
     about = record.header["data"]
+    if spec.file is None:
+        data = _load(spec, record.path.parent)
+        if data.digest != about.get("digest", ""):
+            raise RecordError(
+                f"was made from other samples: the files of {data.name} have changed",
+                file=record.path,
+                field="data",
+                remedy="Set CIRCUITSIM_DATA as it was when the run began, or start the run again.",
+            )
+        return data
     parts: dict[str, Any] = {part: record.extras[f"data/{part}"] for part in _DATA}
     if not about["held_out"]:
         parts |= {"test_inputs": parts["train_inputs"], "test_labels": parts["train_labels"]}

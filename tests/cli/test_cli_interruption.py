@@ -161,7 +161,8 @@ def test_overwrite_replaces_the_record_and_nothing_else(study: Path, call: Comma
     assert not Path("quick-s5.h5").exists()
 
 
-def test_a_terminal_shows_progress_and_a_pipe_gets_the_results(study: Path) -> None:
+@pytest.mark.parametrize(("width", "bar"), [(80, ""), (110, "━+ +")])
+def test_a_terminal_shows_progress_and_a_pipe_gets_the_results(study: Path, width: int, bar: str) -> None:
     Path("quick.yaml").write_text(yaml.safe_dump(EXPERIMENT))
     screen, terminal = pty.openpty()
     process = subprocess.Popen(
@@ -169,7 +170,7 @@ def test_a_terminal_shows_progress_and_a_pipe_gets_the_results(study: Path) -> N
         stdout=subprocess.PIPE,
         stderr=terminal,
         text=True,
-        env={**os.environ, "TERM": "xterm", "COLUMNS": "80"},
+        env={**os.environ, "TERM": "xterm", "COLUMNS": str(width)},
     )
     os.close(terminal)
     drawn = b""
@@ -187,8 +188,9 @@ def test_a_terminal_shows_progress_and_a_pipe_gets_the_results(study: Path) -> N
     last = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", drawn.decode()).replace("\r", "\n").split("\n")
     for name in (FIRST, SECOND):
         line = [line for line in last if line.startswith(name)][-1]
-        assert re.search(r"━ 2/2 +\d\d\.\d\d % KCL \de-\d\d +\d+ steps/s \d\d:\d\d$", line.rstrip()), line
-        assert len(line.rstrip()) <= 80
+        scores = r"train \d\d\.\d\d % test \d\d\.\d\d % KCL \de-\d\d"
+        assert re.search(rf"^{name} +{bar}2/2 {scores} +\d+/s +\d:\d\d$", line.rstrip()), line
+        assert len(line.rstrip()) <= width
     assert "\x1b" not in out
     assert re.search(rf"^{FIRST} +\d\d\.\d\d ", out, re.MULTILINE)
     assert shlex.split(out.split("Try next:")[1].splitlines()[1]) == ["circuitsim", "show", "quick-s5.h5"]

@@ -9,7 +9,7 @@ import pytest
 from sklearn.datasets import load_digits as bundled
 
 from circuitsim.data import load_data, load_digits
-from circuitsim.data.sets import stratified_split
+from circuitsim.data.samples import stratified_split
 from circuitsim.errors import SpecError
 
 

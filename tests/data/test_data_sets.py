@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from image_sets import write_images
 
 from circuitsim.data import DATA_SETS, load_data
 from circuitsim.errors import SpecError
@@ -47,9 +50,12 @@ def test_wanted_outputs_are_scaled_and_classes_are_not() -> None:
     assert xor.scaled(0.2) is xor
 
 
-def test_all_sets_are_named_where_one_is_not_known() -> None:
+def test_all_sets_are_named_where_one_is_not_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SpecError) as error:
         load_data("letters")
-    assert str(error.value) == "data.set: is not a data set (got 'letters'). Known: digits, xor, product."
+    known = "digits, xor, product, mnist, fashion_mnist"
+    assert str(error.value) == f"data.set: is not a data set (got 'letters'). Known: {known}."
+    write_images(tmp_path)
+    monkeypatch.setenv("CIRCUITSIM_DATA", str(tmp_path))
     for name in DATA_SETS:
         assert load_data(name).name == name

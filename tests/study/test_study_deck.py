@@ -92,7 +92,9 @@ class Stop:
 
     def epoch(self, name: str, epoch: int, metrics: Mapping[str, float]) -> None: ...
 
-    def step(self, name: str, epoch: int, step: int, steps: int) -> None:
+    def step(
+        self, name: str, epoch: int, step: int, steps: int, running: Mapping[str, float] | None = None
+    ) -> None:
         if (name, epoch) == self.place:
             raise KeyboardInterrupt
 
@@ -128,7 +130,13 @@ def test_corrected_phases_learn_xor_and_a_nudge_alone_does_not(write: Write) -> 
     assert run.extras["sample/label"] == [0]
     assert run.extras["sample/probability"][0] > 0.9
     assert run.extras["sample/voltage/nodes"].shape == (23,)
-    assert run.header["data"] == {"name": "xor", "classes": 2, "class_names": [], "held_out": False}
+    assert run.header["data"] == {
+        "name": "xor",
+        "classes": 2,
+        "class_names": [],
+        "held_out": False,
+        "digest": "",
+    }
 
 
 def test_the_same_deck_learns_a_product(write: Write) -> None:
@@ -182,6 +190,7 @@ def test_classes_from_a_table(write: Write) -> None:
         "classes": 2,
         "class_names": ["down", "up"],
         "held_out": False,
+        "digest": "",
     }
     assert run.arms["adjoint"].metrics["test_accuracy"][-1] >= 0.9
 

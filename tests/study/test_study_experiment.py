@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from image_sets import write_images
 
 from circuitsim.compiler import compile_network
 from circuitsim.errors import ConvergenceError, RecordError, SpecError
@@ -82,7 +83,9 @@ class Recorder:
     def arm(self, name: str, done: int, epochs: int) -> None:
         self.events.append(("arm", name, done, epochs))
 
-    def step(self, name: str, epoch: int, step: int, steps: int) -> None:
+    def step(
+        self, name: str, epoch: int, step: int, steps: int, running: Mapping[str, float] | None = None
+    ) -> None:
         self.events.append(("step", name, epoch, step, steps))
         if (name, epoch, step) == self._stop:
             raise KeyboardInterrupt
@@ -430,7 +433,12 @@ class TestWrongExperiments:
         assert record.read_bytes() == before
 
 
-def test_shipped_experiments_are_ready_to_run(repo_root: Path) -> None:
+def test_shipped_experiments_are_ready_to_run(
+    repo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("mnist", "fashion-mnist"):
+        write_images(tmp_path / name, train=40, test=20)
+    monkeypatch.setenv("CIRCUITSIM_DATA", str(tmp_path))
     files = sorted((repo_root / "runs").glob("*.yaml"))
     assert "demo.yaml" in [file.name for file in files]
     for file in files:
