@@ -1,9 +1,10 @@
 """A training step of ours against PyTorch on the same layers, threads and batches: medians and ratios.
 
-Run it from the repository's root: python tests/benchmarks/against_torch.py [resistive] [buffered] [deep]
+Run it from the repository's root: python tests/benchmarks/against_torch.py [TABLE ...] [1] [2]
 
-A step of ours is the estimate of the gradient, the optimiser's step and the programming of the die. The
-peers are in tests/benchmarks/peers, all in float32:
+Tables are resistive and buffered (both, without a word) and deep; 1 and 2 are numbers of threads. A step of
+ours is the estimate of the gradient, the optimiser's step and the programming of the die. The peers are in
+tests/benchmarks/peers, all in float32:
 
     resistive   1568-100-10 and 1568-1024-10, conductances and ideal diodes, centred nudged phases: the lean
                 step, the same with mirrored inputs told to it, and the step in the published style
@@ -260,10 +261,11 @@ def table(kind: str, threads: int) -> None:
 
 
 def main() -> None:
-    kinds = [kind for kind in sys.argv[1:] if kind in TABLES] or ["resistive", "buffered"]
-    unknown = [text for text in sys.argv[1:] if text not in TABLES]
+    kinds = [text for text in sys.argv[1:] if text in TABLES] or ["resistive", "buffered"]
+    counts = [int(text) for text in sys.argv[1:] if text in ("1", "2")] or [1, 2]
+    unknown = [text for text in sys.argv[1:] if text not in (*TABLES, "1", "2")]
     if unknown:
-        sys.exit(f"{unknown[0]}: not a table; there are {', '.join(TABLES)}")
+        sys.exit(f"{unknown[0]}: give tables ({', '.join(TABLES)}) and numbers of threads (1, 2), or nothing")
     if importlib.util.find_spec("torch") is None:
         sys.exit("torch is not installed: pip install 'circuitsim[bench]'")
     head = f"{'network':17s} batch threads"
@@ -273,10 +275,10 @@ def main() -> None:
             print(f"{head}   corrected      dyadic       torch  corrected/torch     dyadic/torch")
         else:
             print(
-                f"{head}      ours      lean  mirrored published lean/ours mirr/ours publ/ours   floor    lean"
-                "  worst y     dC/dg"
+                f"{head}      ours      lean  mirrored published lean/ours mirr/ours publ/ours"
+                "   floor    lean  worst y     dC/dg"
             )
-        for threads in sorted({row[0] for row in TABLES[kind]}):
+        for threads in counts:
             # Read when the libraries are first imported, so a process for each number of threads.
             environment = os.environ | dict.fromkeys(PINNED, str(threads)) | {"AGAINST_TORCH": kind}
             subprocess.run([sys.executable, __file__], env=environment, check=True)
