@@ -90,7 +90,7 @@ def fetch(name: str, checksum: str, mirrors: Sequence[str], folder: Path, *, rem
             return path
         finally:
             progress.end()
-    raise SpecError(f"cannot be downloaded: {'; '.join(failures)}", object=name, remedy=remedy)
+    raise SpecError(f"{name} cannot be downloaded: {'; '.join(failures)}", remedy=remedy)
 
 
 class _Progress:

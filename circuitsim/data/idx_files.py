@@ -24,13 +24,15 @@ def read_idx(path: Path, *, dimensions: int) -> NDArray[np.uint8]:
     Raises:
         SpecError: the file cannot be read, is damaged, or holds something else.
     """
-    remedy = f"An IDX file of bytes in {dimensions} dimension{'s' * (dimensions != 1)} was expected, .gz."
+    remedy = f"Wanted: IDX bytes in {dimensions} dimension{'s' * (dimensions != 1)}, .gz, as published."
     try:
         content = gzip.decompress(path.read_bytes())
     except (gzip.BadGzipFile, EOFError, zlib.error) as failure:
         raise SpecError(f"is damaged, or no gzip file: {failure}", file=path, remedy=remedy) from failure
     except OSError as failure:
         raise SpecError(f"cannot be read: {failure.strerror or failure}", file=path) from failure
+    if not content:
+        raise SpecError("is empty", file=path, remedy=remedy)
     start = 4 + 4 * dimensions
     if len(content) < start or content[:4] != bytes((0, 0, _BYTES, dimensions)):
         raise SpecError("is another kind of file", file=path, value=content[:4].hex(" "), remedy=remedy)

@@ -164,7 +164,7 @@ def test_every_mirror_is_named_where_none_has_the_file(
     tried = [f"{url}{TRAIN_IMAGES}: {why}" for url, why in zip(
         urls, ("HTTP 404 Not Found", "wrong checksum", "no connection"), strict=True
     )]  # fmt: skip
-    assert str(error.value) == f"{TRAIN_IMAGES}: cannot be downloaded: {'; '.join(tried)}. Try elsewhere."
+    assert str(error.value) == f"{TRAIN_IMAGES} cannot be downloaded: {'; '.join(tried)}. Try elsewhere."
     assert error.value.exit_code == 2
     assert list(tmp_path.iterdir()) == []
 

@@ -140,10 +140,10 @@ def packed(array: np.ndarray) -> Callable[[bytes], bytes]:
     [
         (TRAIN_IMAGES, truncated, "is damaged, or no gzip file"),
         (TRAIN_IMAGES, flipped, "is damaged, or no gzip file"),
-        (TRAIN_LABELS, lambda data: b"", "is damaged, or no gzip file|is another kind of file"),
+        (TRAIN_LABELS, lambda data: b"", "is empty. Wanted: IDX bytes in 1 dimension, .gz, as published."),
         (TEST_IMAGES, gzip.decompress, "is damaged, or no gzip file"),
         (TEST_IMAGES, rewritten(lambda data: data[:3]), "is another kind of file .got '00 00 08'"),
-        (TEST_IMAGES, rewritten(lambda data: data[:-1]), "10 x 28 x 28 bytes, and holds 7839$|holds 7839"),
+        (TEST_IMAGES, rewritten(lambda data: data[:-1]), "it holds 10 x 28 x 28 bytes, and holds 7839"),
         (TEST_IMAGES, rewritten(lambda data: data[:4] + b"\xff" * 12 + data[16:]), "and holds 7840"),
         (TEST_LABELS, packed(np.zeros((10, 28, 28))), "is another kind of file .got '00 00 08 03'"),
         (TEST_IMAGES, packed(np.zeros((10, 8, 8))), r"images must have 28 x 28 pixels \(got \(8, 8\)\)"),
