@@ -36,7 +36,7 @@ PASSIVE = frozenset({"resistor", "capacitor", "inductor"})
 SOURCES = frozenset({"vsource", "isource"})
 CONTROLLED = frozenset({"vccs", "vcvs", "cccs", "ccvs"})
 LINEAR = PASSIVE | SOURCES | CONTROLLED
-ELEMENTS = LINEAR | {"diode", "zener", "buffer", "behavioural", "load"}
+ELEMENTS = LINEAR | {"diode", "zener", "ideal diode", "buffer", "behavioural", "load"}
 BLOCKS = frozenset({"crossbar", "bank", "sense"})
 EVERYTHING = ELEMENTS | BLOCKS
 
@@ -125,6 +125,10 @@ def random_netlist(
             depletion_limit=0.6,
             transit_time=1e-9,
         )
+    if "ideal diode" in kinds:
+        # Steep beside the rest, yet not so steep that the rounding of node voltages is a current to speak of.
+        for k in range(3):
+            builder.add("ideal_diode", f"z{k}", *some(2), conductance=float(10.0 ** rng.uniform(-3, -2)))
     if "behavioural" in kinds:
         a, b, c, d = some(4)
         for k, text in enumerate(
@@ -395,6 +399,11 @@ def branches(netlist: Netlist, v: FloatArray, i: FloatArray) -> list[Branch]:
         values = (getattr(d, column)[k] for column in DIODE_CURRENT)
         current = _diode(drop, *values)
         found.append(Branch("diode", name, int(d.pos[k]), int(d.neg[k]), float(current)))
+    z = netlist.ideal_diode
+    for k, name in enumerate(z.name):
+        drop = float(v[z.pos[k]] - v[z.neg[k]])
+        current = float(z.conductance[k]) * drop if drop > 0 else 0.0
+        found.append(Branch("ideal_diode", name, int(z.pos[k]), int(z.neg[k]), current))
     s = netlist.isource
     for k, name in enumerate(s.name):
         found.append(Branch("isource", name, int(s.pos[k]), int(s.neg[k]), float(s.current[k])))

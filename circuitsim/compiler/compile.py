@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,12 +21,14 @@ from circuitsim.network.spec import (
     BiasSpec,
     ConductanceSpec,
     DiodeNeuron,
+    IdealDiodeNeuron,
     InitialSpec,
     LayerSpec,
     NetworkSpec,
     ReluNeuron,
     SynapseSpec,
     TanhNeuron,
+    WiresSpec,
 )
 from circuitsim.seeds import stream
 
@@ -94,6 +99,8 @@ class _Compiler:
             self._clamp(name, nodes, neuron, "lower", -neuron.offset)
         elif isinstance(neuron, ReluNeuron):
             self._clamp(name, nodes, neuron, "lower", neuron.clamp)
+        elif isinstance(neuron, IdealDiodeNeuron):
+            self._hold(name, nodes, neuron)
         if any(synapse.source == name and synapse.kind == "buffered" for synapse in self.spec.synapses):
             self.positive[name] = builder.nodes(f"{label}.p" for label in labels)
             self.negative[name] = builder.nodes(f"{label}.n" for label in labels)
@@ -113,10 +120,7 @@ class _Compiler:
     def _clamp(
         self, name: str, nodes: IntArray, neuron: DiodeNeuron | ReluNeuron, side: str, level: float
     ) -> None:
-        rail = GROUND
-        if level != 0:
-            rail = self.builder.node(f"{name}.rail.{side}")
-            self.builder.add("vsource", f"{name}.rail.{side}", f"{name}.rail.{side}", "0", voltage=level)
+        rail = self._rail(f"{name}.rail.{side}", level)
         self.builder.add_rows(
             "diode",
             [f"{name}[{k}].{side}" for k in range(len(nodes))],
@@ -126,6 +130,26 @@ class _Compiler:
             slope_voltage=neuron.slope_voltage,
             parallel_conductance=neuron.parallel_conductance,
         )
+
+    def _hold(self, name: str, nodes: IntArray, neuron: IdealDiodeNeuron) -> None:
+        rail = self._rail(f"{name}.rail", neuron.clamp)
+        # From a node that must not rise above the rail, or from the rail to one that must not fall below it.
+        above = np.full(len(nodes), neuron.polarity == "negative")
+        if neuron.polarity == "alternating":
+            above[1::2] = True
+        self.builder.add_rows(
+            "ideal_diode",
+            [f"{name}[{k}].{'upper' if down else 'lower'}" for k, down in enumerate(above)],
+            pos=np.where(above, nodes, rail),
+            neg=np.where(above, rail, nodes),
+            conductance=neuron.conductance,
+        )
+
+    def _rail(self, name: str, level: float) -> int:
+        if level == 0:
+            return GROUND
+        self.builder.add("vsource", name, name, "0", voltage=level)
+        return self.builder.node(name)
 
     def synapse(self, name: str, synapse: SynapseSpec) -> None:
         builder, source = self.builder, synapse.source
@@ -164,21 +188,21 @@ class _Compiler:
         shape = (len(word_pos), len(bit))
         mask = self._mask(name, synapse, shape)
         g_plus, g_minus = self._initial(name, synapse.initial, window, shape, pair=word_neg is not None)
-        builder.crossbar(
-            Crossbar(
-                name=name,
-                word_pos=word_pos,
-                word_neg=word_neg,
-                bit=bit,
-                g_plus=g_plus,
-                g_minus=g_minus,
-                mask=mask,
-                g_min=window.min,
-                g_max=window.max,
-                trainable=synapse.trainable,
-                driven=driven,
-            )
+        whole = Crossbar(
+            name=name,
+            word_pos=word_pos,
+            word_neg=word_neg,
+            bit=bit,
+            g_plus=g_plus,
+            g_minus=g_minus,
+            mask=mask,
+            g_min=window.min,
+            g_max=window.max,
+            trainable=synapse.trainable,
+            driven=driven,
         )
+        for crossbar in [whole] if synapse.wires is None else _wired(whole, synapse.wires):
+            builder.crossbar(crossbar)
 
     def bias(self, name: str, bias: BiasSpec) -> None:
         builder = self.builder
@@ -242,3 +266,37 @@ class _Compiler:
             return window.min + fraction * (window.max - window.min)
 
         return draw("g_plus"), draw("g_minus") if pair else None
+
+
+def _wired(whole: Crossbar, wires: WiresSpec) -> Iterator[Crossbar]:
+    """Yield a crossbar with wires, or the arrays that it is cut into, in the order of word, then bit lines."""
+    whole = replace(
+        whole,
+        r_wire=wires.resistance,
+        r_driver=wires.driver,
+        r_sense=wires.sense,
+        drive_end=wires.drive_end,
+        sense_end=wires.sense_end,
+    )
+    m, n = whole.shape
+    if wires.tile is None:
+        yield whole
+        return
+    most = wires.tile[0] // (2 if whole.differential else 1), wires.tile[1]
+    if m <= most[0] and n <= most[1]:
+        yield whole
+        return
+    for row, j in enumerate(range(0, m, most[0])):
+        for column, i in enumerate(range(0, n, most[1])):
+            words, bits = slice(j, j + most[0]), slice(i, i + most[1])
+            mask = None if whole.mask is None else whole.mask[words, bits]
+            yield replace(
+                whole,
+                name=f"{whole.name}.tile[{row},{column}]",
+                word_pos=whole.word_pos[words],
+                word_neg=None if whole.word_neg is None else whole.word_neg[words],
+                bit=whole.bit[bits],
+                g_plus=whole.g_plus[words, bits],
+                g_minus=None if whole.g_minus is None else whole.g_minus[words, bits],
+                mask=None if mask is None or mask.all() else mask,
+            )

@@ -34,6 +34,7 @@ from circuitsim.netlist.models import (
     buffer_gain,
     buffer_voltage,
     diode_conductance,
+    ideal_diode_conductance,
     softmax_conductance,
 )
 from circuitsim.netlist.netlist import Netlist, OutputPort
@@ -246,9 +247,12 @@ def dyadic_netlist(
     )
     columns = {column: getattr(d, column) for column in DIODE_CURRENT}
     g_d = diode_conductance(v0[d.pos] - v0[d.neg], **columns)
-    # A diode far in reverse without a parallel conductance conducts nothing.
-    on = np.flatnonzero(g_d > 0)
-    copy("resistor", [d.name[int(k)] for k in on], d.pos[on], d.neg[on], conductance=g_d[on])
+    z = netlist.ideal_diode
+    g_z = ideal_diode_conductance(v0[z.pos] - v0[z.neg], z.conductance)
+    # A diode far in reverse without a parallel conductance conducts nothing, nor does an ideal one.
+    for diodes, g in ((d, g_d), (z, g_z)):
+        on = np.flatnonzero(g > 0)
+        copy("resistor", [diodes.name[int(k)] for k in on], diodes.pos[on], diodes.neg[on], conductance=g[on])
 
     tail: list[str] = []
     sensed = _sensed(netlist)

@@ -22,6 +22,8 @@ __all__ = [
     "diode_charge",
     "diode_conductance",
     "diode_current",
+    "ideal_diode_conductance",
+    "ideal_diode_current",
     "softmax",
     "softmax_conductance",
     "thermal_voltage",
@@ -149,6 +151,16 @@ def diode_charge(
     charge = charge + cjo / f2 * (f3 * over + m / (2 * vj) * (v * v - below * below))
     capacitance = np.where(over > 0, cjo / f2 * (f3 + m * v / vj), capacitance)
     return charge + tt * current, capacitance + tt * slope
+
+
+def ideal_diode_current(v: ArrayLike, conductance: ArrayLike) -> FloatArray:
+    """Return the current [A] of an ideal diode at drop ``v`` [V]: ``conductance * max(v, 0)``."""
+    return np.asarray(conductance) * np.maximum(v, 0.0)
+
+
+def ideal_diode_conductance(v: ArrayLike, conductance: ArrayLike) -> FloatArray:
+    """Return the small-signal conductance [S] of an ideal diode at drop ``v`` [V]; 0 at 0 V."""
+    return np.asarray(conductance) * (np.asarray(v) > 0)
 
 
 def buffer_voltage(v: ArrayLike, gain: ArrayLike, saturation: ArrayLike, offset: ArrayLike) -> FloatArray:

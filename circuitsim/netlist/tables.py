@@ -30,6 +30,7 @@ __all__ = [
     "CurrentSources",
     "Diodes",
     "FloatArray",
+    "IdealDiodes",
     "Inductors",
     "IntArray",
     "Resistors",
@@ -176,6 +177,21 @@ class Diodes(Table):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class IdealDiodes(Table):
+    """Piecewise linear, anode ``pos``. Current leaving ``pos``: ``conductance * max(v_pos - v_neg, 0)``.
+
+    The slope is ``conductance`` above 0 V, and 0 at 0 V and below: a node that ideal diodes alone hold
+    floats where these block. Between nodes away from 0 V the current is known to within ``conductance``
+    times the rounding of their voltages; with one end at ground there is no such limit.
+    """
+
+    kind, letter = "ideal_diode", "B"
+    pos: IntArray = _node()
+    neg: IntArray = _node()
+    conductance: FloatArray = _value("S", "positive", 1e6)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class VoltageSources(Table):
     """Branch equation: ``v_pos - v_neg - voltage = 0``."""
 
@@ -284,6 +300,7 @@ ELEMENT_TABLES: tuple[type[Table], ...] = (
     Inductors,
     Couplings,
     Diodes,
+    IdealDiodes,
     VoltageSources,
     CurrentSources,
     VoltageControlledCurrentSources,

@@ -13,7 +13,7 @@ from circuitsim.netlist.expressions import Current, Drop
 from circuitsim.netlist.netlist import GROUND, Netlist
 from circuitsim.netlist.tables import FloatArray, IntArray
 
-__all__ = ["conducting_edges", "validate", "voltage_edges"]
+__all__ = ["conducting_edges", "connected_parts", "validate", "voltage_edges"]
 
 _MOST_SHOWN = 5
 
@@ -319,7 +319,7 @@ def _floating(netlist: Netlist, at_rest: bool) -> list[NetlistError]:
     if not at_rest:
         pos = np.concatenate([pos, netlist.capacitor.pos])
         neg = np.concatenate([neg, netlist.capacitor.neg])
-    part = _connected_parts(netlist.n_nodes, pos, neg)
+    part = connected_parts(netlist.n_nodes, pos, neg)
     held = np.zeros(netlist.n_nodes, dtype=np.bool_)
     held[part[GROUND]] = True
     # Controlled currents that flow into nodes which control others may fix their voltages too.
@@ -331,11 +331,13 @@ def _floating(netlist: Netlist, at_rest: bool) -> list[NetlistError]:
     shown = ", ".join(names[:_MOST_SHOWN]) + (
         f" and {len(names) - _MOST_SHOWN} more" if len(names) > _MOST_SHOWN else ""
     )
+    unfit = "capacitors and current sources"
+    if len(netlist.ideal_diode):
+        unfit = "capacitors, current sources and ideal diodes, which may block,"
     return [
         NetlistError(
             f"no path for direct current to ground from node {shown}",
-            remedy="Connect it by a resistor (a leak), a diode or a source; capacitors and current "
-            "sources do not fix a voltage.",
+            remedy=f"Connect it by a resistor (a leak), a diode or a source; {unfit} do not fix a voltage.",
         )
     ]
 
@@ -381,7 +383,7 @@ def _couplings(netlist: Netlist) -> list[NetlistError]:
     return problems
 
 
-def _connected_parts(size: int, pos: IntArray, neg: IntArray) -> IntArray:
+def connected_parts(size: int, pos: IntArray, neg: IntArray) -> IntArray:
     """Return for each node (size,) the lowest node that edges connect it to."""
     part = np.arange(size)
     while True:

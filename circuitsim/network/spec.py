@@ -24,6 +24,7 @@ __all__ = [
     "CostSpec",
     "CrossEntropySpec",
     "DiodeNeuron",
+    "IdealDiodeNeuron",
     "InitialSpec",
     "InputSpec",
     "LayerSpec",
@@ -35,6 +36,7 @@ __all__ = [
     "SquaredErrorSpec",
     "SynapseSpec",
     "TanhNeuron",
+    "WiresSpec",
     "load_network",
     "parse_network",
 ]
@@ -106,7 +108,23 @@ class ReluNeuron(Spec):
     gain: Quantity = 1.0
 
 
-NeuronSpec = Annotated[LinearNeuron | TanhNeuron | DiodeNeuron | ReluNeuron, Field(discriminator="kind")]
+class IdealDiodeNeuron(Spec):
+    """A node that an ideal diode of ``conductance`` [S] holds on one side of ``clamp`` [V].
+
+    ``positive``: at or above it; ``negative``: at or below it; ``alternating``: even neurons above, odd
+    neurons below.
+    """
+
+    kind: Literal["ideal_relu"]
+    clamp: Quantity = 0.0
+    polarity: Literal["positive", "negative", "alternating"] = "positive"
+    conductance: Positive = 1e6
+    gain: Quantity = 1.0
+
+
+NeuronSpec = Annotated[
+    LinearNeuron | TanhNeuron | DiodeNeuron | ReluNeuron | IdealDiodeNeuron, Field(discriminator="kind")
+]
 
 
 class InitialSpec(Spec):
@@ -151,13 +169,29 @@ class LayerSpec(Spec):
     bias: BiasSpec | None = None
 
 
+class WiresSpec(Spec):
+    """Lines with resistance: ``resistance`` [ohm] per segment, ``driver`` and ``sense`` [ohm] at their ports.
+
+    Word lines are driven at the first or the last bit line, bit lines sensed at the first or the last word
+    line. ``tile``: the largest physical array, in word lines (a differential pair has two) and bit lines. A
+    larger matrix is cut into several arrays whose bit lines meet at their ports, where partial sums add up.
+    """
+
+    resistance: Positive
+    driver: NotNegative = 0.0
+    sense: NotNegative = 0.0
+    drive_end: Literal["first", "last"] = "first"
+    sense_end: Literal["first", "last"] = "last"
+    tile: tuple[Size, Size] | None = None
+
+
 class SynapseSpec(Spec):
     """Devices between two layers.
 
     ``buffered``: differential pairs driven by the +/- outputs of the source's buffer, non-reciprocal.
     ``resistive``: plain conductances between the nodes, reciprocal. ``bidirectional_amplifier``: the
     source drives through voltage gain ``forward_gain`` and takes ``back_gain`` times the current
-    that flows; reciprocal where the two are equal.
+    that flows; reciprocal where the two are equal. Without ``wires`` lines have no resistance.
     """
 
     source: Name = Field(alias="from")
@@ -168,6 +202,7 @@ class SynapseSpec(Spec):
     forward_gain: Quantity | None = None
     back_gain: Quantity | None = None
     differential: bool | None = None
+    wires: WiresSpec | None = None
     connectivity: ConnectivitySpec = ConnectivitySpec()
     conductance: ConductanceSpec | None = None
     initial: InitialSpec = InitialSpec()
@@ -289,6 +324,11 @@ def _problems(spec: NetworkSpec) -> list[SpecError]:
             problem("is only for buffered synapses", f"{where}.virtual_ground", True)
         if synapse.differential is not None and not amplifier:
             problem("is only for a bidirectional_amplifier", f"{where}.differential", synapse.differential)
+        if synapse.wires is not None and synapse.wires.tile is not None:
+            pair = synapse.kind == "buffered" or bool(synapse.differential)
+            if pair and synapse.wires.tile[0] < 2:
+                remedy = "A differential pair has two word lines in one array."
+                problem("is too small", f"{where}.wires.tile", synapse.wires.tile, remedy)
         mask = synapse.connectivity.mask
         if mask is not None:
             shape = (_lines(spec, synapse), spec.layers[synapse.target].size)

@@ -119,9 +119,7 @@ class DrivenCircuit:
         source = self.source_voltage(w)[:, : len(n.vsource)]
         moments: float | FloatArray = 0.0 if time is None else time[:, None]
         node, _, largest = equations.residual(v, i, source, moments)
-        rounding: FloatArray = (
-            _ROUNDING * equations.largest_conductance * np.abs(v).max(axis=1, initial=0.0)[:, None]
-        )
+        rounding: FloatArray = _ROUNDING * equations.rounding(v)[:, None]
         if stored is not None:
             rounding = rounding + np.zeros_like(node)
             for table, rate, noise in (

@@ -23,6 +23,8 @@ from circuitsim.netlist.models import (
     buffer_voltage,
     diode_conductance,
     diode_current,
+    ideal_diode_conductance,
+    ideal_diode_current,
     softmax,
 )
 from circuitsim.netlist.tables import FloatArray, IntArray
@@ -30,6 +32,8 @@ from circuitsim.solver.lines import Interior, LineCurrents, held_line_currents, 
 from circuitsim.solver.point import Drive
 
 __all__ = ["Equations", "accumulate", "drive_residual"]
+
+_ROUNDINGS = 4 * np.finfo(np.float64).eps
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -69,11 +73,27 @@ class Equations:
 
     @cached_property
     def largest_conductance(self) -> float:
-        """Largest conductance of a resistance [S]: what a rounded voltage makes of KCL."""
+        """Largest conductance of a resistance [S], ideal diodes apart: see `rounding`."""
         devices = [g for pair in self.values.crossbars.values() for g in pair if g is not None]
         sizes = [self.values.tables["resistor"]["conductance"], *devices]
         wires = [1 / crossbar.r_wire for crossbar in self.netlist.crossbars if crossbar.wired]
         return max((*(float(g.max()) for g in sizes if g.size), *wires), default=0.0)
+
+    def rounding(self, v: FloatArray) -> FloatArray:
+        """Return the current (B,) A that voltages of relative error 1 would leave at a node: times the
+        precision it is what rounded voltages make of KCL.
+
+        An ideal diode counts where it conducts, or blocks by no more than rounding. At ground its own small
+        voltage is as precise as any other, and this is no more than its current.
+        """
+        size = self.largest_conductance * np.abs(v).max(axis=1, initial=0.0)
+        z = self.netlist.ideal_diode
+        if len(z):
+            reach = np.maximum(np.abs(v[:, z.pos]), np.abs(v[:, z.neg]))
+            conducts = _drop(v, z.pos, z.neg) > -_ROUNDINGS * reach
+            currents = self.values.tables["ideal_diode"]["conductance"] * reach
+            size = np.maximum(size, np.where(conducts, currents, 0.0).max(axis=1))
+        return size
 
     def residual(
         self, v: FloatArray, i: FloatArray, source_voltage: FloatArray, time: float | FloatArray = 0.0
@@ -131,11 +151,15 @@ class Equations:
         *,
         transpose: bool = False,
         time: float = 0.0,
+        resistive: bool = True,
     ) -> tuple[FloatArray, FloatArray]:
         """Return ``J dx`` or ``J^T dx`` at nodes (B, N) and branches (B, M), with J at voltages and currents
-        v0, i0."""
+        v0, i0.
+
+        Without ``resistive``, resistances and diodes are left out: they are the same in J and J^T.
+        """
         n, t = self.netlist, self.values.tables
-        node, _ = self._resistive(dv, small_signal_at=v0)
+        node = self._resistive(dv, small_signal_at=v0)[0] if resistive else np.zeros_like(dv)
         branch = np.zeros_like(di)
         self._linear_sources(node, branch, dv, di, transpose=transpose)
         b = n.buffer
@@ -209,6 +233,10 @@ class Equations:
         if len(d):
             drop = _drop(v, d.pos, d.neg)
             total += (drop * diode_current(drop, **self._diode)).sum(axis=1)
+        z = n.ideal_diode
+        if len(z):
+            drop = _drop(v, z.pos, z.neg)
+            total += (drop * ideal_diode_current(drop, **t["ideal_diode"])).sum(axis=1)
         for crossbar in n.crossbars:
             if crossbar.wired:
                 total += self._line_currents(crossbar, v).power
@@ -283,6 +311,16 @@ class Equations:
                 current = drop * diode_conductance(_drop(small_signal_at, d.pos, d.neg), **self._diode)
             largest = np.maximum(largest, np.abs(current).max(axis=1))
             _leave(node, d.pos, d.neg, current)
+        z = n.ideal_diode
+        if len(z):
+            drop = _drop(v, z.pos, z.neg)
+            if small_signal_at is None:
+                current = ideal_diode_current(drop, **t["ideal_diode"])
+            else:
+                at = _drop(small_signal_at, z.pos, z.neg)
+                current = drop * ideal_diode_conductance(at, **t["ideal_diode"])
+            largest = np.maximum(largest, np.abs(current).max(axis=1))
+            _leave(node, z.pos, z.neg, current)
         for crossbar in n.crossbars:
             if crossbar.wired:
                 lines = self._line_currents(crossbar, v)
@@ -376,8 +414,9 @@ def drive_residual(
     node, branch, largest = equations.residual(v, i, netlist.source_voltage(drive.inputs))
     if drive.anchor is not None:
         v0, i0 = drive.anchor.node_voltage, drive.anchor.branch_current
-        forward = equations.jacobian_product(v0, i0, v - v0, i - i0)
-        swapped = equations.jacobian_product(v0, i0, v - v0, i - i0, transpose=True)
+        # What J and J^T share would leave its rounding, which at an ideal diode is no small current.
+        forward = equations.jacobian_product(v0, i0, v - v0, i - i0, resistive=False)
+        swapped = equations.jacobian_product(v0, i0, v - v0, i - i0, transpose=True, resistive=False)
         node += swapped[0] - forward[0]
         branch += swapped[1] - forward[1]
     if drive.nudge is not None:

@@ -104,6 +104,8 @@ class GeneralPlan:
             return pairs[(pairs >= 0).all(axis=1)]
 
         self._diode_pairs = self._quads(n.diode.pos, n.diode.neg, n.diode.pos, n.diode.neg)
+        z = n.ideal_diode
+        self._ideal_pairs = self._quads(z.pos, z.neg, z.pos, z.neg)
         amplifiers = n.buffer
         start = n.n_nodes + n.branch_starts["buffer"]
         self._buffer_rows = unknown[start + np.arange(len(amplifiers))]
@@ -125,7 +127,13 @@ class GeneralPlan:
 
         size = len(self.is_node)
         entries = [free(linear), free(storage)]
-        nonlinear = (self._diode_pairs, self._buffer_pairs, self._behavioural.pairs, *quads)
+        nonlinear = (
+            self._diode_pairs,
+            self._ideal_pairs,
+            self._buffer_pairs,
+            self._behavioural.pairs,
+            *quads,
+        )
         entries += [pairs.reshape(-1, 2) for pairs in nonlinear]
         entries.append(np.repeat(np.arange(size)[:, None], 2, axis=1))
         pairs = np.concatenate(entries)
@@ -230,6 +238,10 @@ class GeneralPlan:
             d_m=_own(d["grading"]),
             d_fc=_own(d["depletion_limit"]),
             d_tt=_own(d["transit_time"]),
+            z_pos=_own(n.ideal_diode.pos),
+            z_neg=_own(n.ideal_diode.neg),
+            z_slot=self._slots(self._ideal_pairs),
+            z_g=_own(t["ideal_diode"]["conductance"]),
             b_row=self._buffer_rows,
             b_cpos=_own(n.buffer.control_pos),
             b_cneg=_own(n.buffer.control_neg),
@@ -452,8 +464,9 @@ def _dense_enough(circuit: Circuit, v: FloatArray) -> FloatArray:
     typical = 0.7390851 * float(np.median(node[node > 0])) if np.any(node > 0) else 1e-6
     for sign, corners in ((1.0, (0, 3)), (-1.0, (1, 2))):
         for corner in corners:
-            slots = circuit.d_slot[:, corner]
-            np.add.at(values, slots[slots >= 0], sign * typical)
+            for table in (circuit.d_slot, circuit.z_slot):
+                slots = table[:, corner]
+                np.add.at(values, slots[slots >= 0], sign * typical)
     np.add.at(values, circuit.x_slot[circuit.x_slot >= 0], (typical * circuit.x_sign)[circuit.x_slot >= 0])
     for column, sign in ((0, -1.0), (1, 1.0)):
         slots = circuit.b_slot[:, column]

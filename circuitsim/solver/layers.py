@@ -62,7 +62,7 @@ class Layers:
 
     def _classify_nodes(self) -> None:
         n = self.netlist
-        outsiders = (n.vccs, n.cccs, n.behavioural_current, *n.voltage_defined[1:])
+        outsiders = (n.ideal_diode, n.vccs, n.cccs, n.behavioural_current, *n.voltage_defined[1:])
         for outside in outsiders:
             if len(outside):
                 raise NotLayered(f"{outside.kind} {outside.name[0]} is outside a block")

@@ -1,7 +1,8 @@
 """Small-signal properties of one operating point: stability, reciprocity, symmetrisability.
 
 The matrix is J with everything that stores no charge eliminated: ``C dv/dt = -J v`` over the nodes
-that carry capacitance.
+that carry capacitance. Nodes that conducting ideal diodes hold do not move, and of nodes that they join
+one stands for all.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import numpy as np
 
 from circuitsim.netlist import Values
 from circuitsim.netlist.tables import FloatArray, IntArray
+from circuitsim.netlist.validate import connected_parts
+from circuitsim.solver.general import GeneralPlan
 from circuitsim.solver.solve import Plan
 
 __all__ = ["SmallSignal", "metric_of", "small_signal"]
@@ -56,14 +59,15 @@ def small_signal(
         dynamic = general.is_node & ~_driven(general.n_unknowns, j, general.is_node)
         if not dynamic.any():
             dynamic = general.is_node.copy()
-    rest = ~dynamic
-    reduced = j[np.ix_(dynamic, dynamic)]
-    if rest.any():
-        try:
-            inner = np.linalg.solve(j[np.ix_(rest, rest)], j[np.ix_(rest, dynamic)])
-        except np.linalg.LinAlgError:
-            return None
-        reduced = reduced - j[np.ix_(dynamic, rest)] @ inner
+    held, joined = _tied(general, node_voltage)
+    if (dynamic & ~held).any():
+        dynamic &= ~held
+    try:
+        reduced = _reduced(j, dynamic)
+        alone = dynamic & ~joined
+        apart = reduced if not joined.any() or not alone.any() else _reduced(j, alone)
+    except np.linalg.LinAlgError:
+        return None
     largest = None
     if has_capacitance:
         try:
@@ -71,6 +75,8 @@ def small_signal(
             largest = float(rates.real.max())
         except np.linalg.LinAlgError:
             largest = None
+    if apart is not reduced:
+        dynamic, reduced = alone, apart
     symmetrisable, metric = metric_of(reduced)
     root = np.sqrt(metric)
     weighted = reduced * root[:, None] / root[None, :]
@@ -82,6 +88,29 @@ def small_signal(
         metric_asymmetry=min(_ratio(weighted), _ratio(reduced)),
         symmetrisable=symmetrisable,
     )
+
+
+def _reduced(j: FloatArray, kept: np.ndarray) -> FloatArray:
+    """Return the matrix of the unknowns kept, the others following from them."""
+    rest = ~kept
+    reduced = j[np.ix_(kept, kept)]
+    if rest.any():
+        inner = np.linalg.solve(j[np.ix_(rest, rest)], j[np.ix_(rest, kept)])
+        reduced = reduced - j[np.ix_(kept, rest)] @ inner
+    return reduced
+
+
+def _tied(general: GeneralPlan, v: FloatArray) -> tuple[np.ndarray, np.ndarray]:
+    """Return which unknowns ideal diodes tie to known nodes, and which to those or to an earlier unknown.
+
+    Their conductance beside the rest would hide every asymmetry.
+    """
+    z = general.netlist.ideal_diode
+    on = v[z.pos] > v[z.neg]
+    # Known nodes count as one, in front of the unknowns.
+    ends = (general.node_unknown[nodes[on]] + 1 for nodes in (z.pos, z.neg))
+    part = connected_parts(general.n_unknowns + 1, *ends)[1:]
+    return part == 0, part != np.arange(1, len(part) + 1)
 
 
 def metric_of(matrix: FloatArray, tolerance: float = 1e-9) -> tuple[bool, FloatArray]:

@@ -271,7 +271,7 @@ def _checked(
         residual = np.maximum(np.abs(node).max(axis=1), equations.interior_residual(v))
         power = equations.power(v)
         # Whatever a method believes: the referee decides what is called converged.
-        rounding = np.finfo(settings.precision).eps * equations.largest_conductance * np.abs(v).max(axis=1)
+        rounding = np.finfo(settings.precision).eps * equations.rounding(v)
         allowed = _REFEREE[settings.precision] * largest + 8 * rounding + _REFEREE_FLOOR
         status = np.where((status == 0) & ~(residual <= allowed), np.int8(1), status)
     for array in (v, i):

@@ -464,7 +464,7 @@ class TransientRun(DrivenCircuit):
         Nodes that nonlinear elements give without storing anything may bend anywhere inside a step.
         """
         c = self._circuit
-        linear = not (len(c.d_pos) or len(c.e_row) or len(c.b_row) or len(c.s_pos))
+        linear = not (len(c.d_pos) or len(c.z_pos) or len(c.e_row) or len(c.b_row) or len(c.s_pos))
         if times is not None and not linear and len(times) <= _MOST_ENDS:
             self._ends = np.array(times, dtype=np.float64)
 

@@ -300,6 +300,13 @@ def _diodes(w: DeckLines, table: Any) -> list[str]:
     return found
 
 
+def _ideal_diodes(w: DeckLines, table: Any) -> list[str]:
+    return [
+        f"{name} {pos} {neg} I={{{expression_constant(value)}*max({_drop(pos, neg)}, 0)}}"
+        for (name, pos, neg), value in zip(w.named("B", table), table.conductance.tolist(), strict=True)
+    ]
+
+
 def _diode_card(row: Mapping[str, float], thermal_voltage: float) -> str:
     """Return the parameters of a model card whose defaults are those of the diode table."""
     parts = [f"IS={row['saturation_current']!r} N={row['emission']!r}"]
@@ -407,6 +414,7 @@ KINDS: Mapping[str, Callable[[DeckLines, Any], list[str]]] = {
     "coupling": _couplings,
     "resistor": _resistors,
     "diode": _diodes,
+    "ideal_diode": _ideal_diodes,
     "vccs": _transconductances,
     "vcvs": _voltage_gains,
     "cccs": _current_controlled("F", "gain"),

@@ -169,6 +169,28 @@ def test_clamps(neuron: dict[str, Any], diodes: int, rails: int) -> None:
         assert level == (0.2 if "upper" in name else -neuron.get("offset", 0.1))
 
 
+@pytest.mark.parametrize("clamp", [0.0, 0.3])
+@pytest.mark.parametrize("polarity", ["positive", "negative", "alternating"])
+def test_ideal_diodes(polarity: str, clamp: float) -> None:
+    document = network_document()
+    document["layers"]["hidden"]["neuron"] = {"kind": "ideal_relu", "polarity": polarity, "clamp": clamp}
+    document["layers"]["out"]["neuron"] = {"kind": "ideal_relu", "polarity": polarity, "conductance": "2k"}
+    netlist = compiled(document)
+    z, names = netlist.ideal_diode, netlist.node_names
+    assert len(z) == 9
+    assert z.conductance.tolist() == [1e6] * 5 + [2e3] * 4
+    for row, label in enumerate(z.name):
+        cell, side = label.rsplit(".", 1)
+        layer, number = cell.rstrip("]").split("[")
+        above = polarity == "negative" or (polarity == "alternating" and int(number) % 2 == 1)
+        rail = "hidden.rail" if clamp and layer == "hidden" else "0"
+        assert side == ("upper" if above else "lower")
+        ends = (names[z.pos[row]], names[z.neg[row]])
+        assert ends == ((cell, rail) if above else (rail, cell))
+    rails = {n: v for n, v in zip(netlist.vsource.name, netlist.vsource.voltage, strict=True) if "rail" in n}
+    assert rails == ({"hidden.rail": clamp} if clamp else {})
+
+
 def test_density_and_mask() -> None:
     document = network_document(sizes=(3, 60, 50))
     document["synapses"][1]["connectivity"] = {"density": 0.3}

@@ -104,7 +104,7 @@ def test_merge_keys_share_settings(tmp_path: Path) -> None:
             lambda d: d["layers"]["out"].update(neuron={"kind": "tahn"}),
             "layers.out.neuron",
             "tahn",
-            "unknown kind; known: 'linear', 'tanh', 'diode', 'relu'",
+            "unknown kind; known: 'linear', 'tanh', 'diode', 'relu', 'ideal_relu'",
             None,
         ),
         (
@@ -349,7 +349,7 @@ def test_schema() -> None:
     synapse = schema["$defs"]["SynapseSpec"]["properties"]
     assert {"from", "to", "kind"} <= set(synapse)
     neuron = schema["$defs"]["LayerSpec"]["properties"]["neuron"]
-    assert set(neuron["discriminator"]["mapping"]) == {"linear", "tanh", "diode", "relu"}
+    assert set(neuron["discriminator"]["mapping"]) == {"linear", "tanh", "diode", "relu", "ideal_relu"}
     leak = schema["$defs"]["TanhNeuron"]["properties"]["saturation"]
     assert {kind["type"] for kind in leak["anyOf"]} == {"number", "string"}
     json.dumps(schema)

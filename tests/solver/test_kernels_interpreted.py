@@ -16,8 +16,8 @@ HERE = Path(__file__).resolve().parent
 
 
 def general() -> list[FloatArray]:
-    """Free, nudged, corrected and transposed, with a diode, an amplifier and a softmax nudge."""
-    netlist = random_netlist(3, kinds=PASSIVE | {"diode", "buffer", "cccs"}, nodes=4)
+    """Free, nudged, corrected and transposed, with diodes, an amplifier and a softmax nudge."""
+    netlist = random_netlist(3, kinds=PASSIVE | {"diode", "ideal diode", "buffer", "cccs"}, nodes=4)
     plan, values, inputs = build_plan(netlist), netlist.values(), random_inputs(3, 1, 2)
     free = solve(plan, values, inputs)
     drive = Drive.of(netlist, inputs, random_nudge(3, "softmax", 0.1, 1, 3))

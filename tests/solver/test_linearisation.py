@@ -34,7 +34,8 @@ def somewhere(
 @given(SEEDS, KINDS)
 @settings(max_examples=20)
 def test_taylor_remainder_is_of_second_order(seed: int, kinds: frozenset[str]) -> None:
-    equations, v, i, dv, di = somewhere(seed, kinds)
+    # Across the kink of an ideal diode it is of first order.
+    equations, v, i, dv, di = somewhere(seed, kinds - {"ideal diode"})
     source = equations.netlist.source_voltage(np.zeros((1, 2)))
     at = np.concatenate(equations.residual(v, i, source)[:2], axis=1)
     slope = np.concatenate(equations.jacobian_product(v, i, dv, di), axis=1)

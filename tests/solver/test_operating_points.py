@@ -233,8 +233,9 @@ def test_kirchhoff_tellegen_and_power(seed: int, size: float) -> None:
         total = sum(abs(p) for p in power)
         # Tellegen: all branches together take no power.
         assert abs(sum(power)) < 1e-9 * total
-        dissipated = sum(p for p, x in zip(power, found, strict=True) if x.kind in ("resistor", "diode"))
-        delivered = -sum(p for p, x in zip(power, found, strict=True) if x.kind not in ("resistor", "diode"))
+        passive = ("resistor", "diode", "ideal_diode")
+        dissipated = sum(p for p, x in zip(power, found, strict=True) if x.kind in passive)
+        delivered = -sum(p for p, x in zip(power, found, strict=True) if x.kind not in passive)
         assert point.power[b] == pytest.approx(dissipated, rel=1e-9)
         assert point.power[b] == pytest.approx(delivered, abs=1e-9 * total)
         assert point.power[b] > 0

@@ -150,7 +150,8 @@ def errors(
 def test_corrected_estimates_converge_to_the_adjoint(centred: bool, order: float, kind: str) -> None:
     betas = 10.0 ** -np.array([1.0, 1.5, 2.0]) * (1.0 if centred else 0.1)
     for seed in range(4):
-        netlist = random_netlist(seed, kinds=EVERYTHING, strength=1.2)
+        # A nudge of 0.1 may carry an ideal diode across its kink, where there is no derivative.
+        netlist = random_netlist(seed, kinds=EVERYTHING - {"ideal diode"}, strength=1.2)
         found = errors(netlist, seed, betas, corrected=True, centred=centred, kind=kind)
         slope = np.polyfit(np.log(betas), np.log(found), 1)[0]
         assert slope == pytest.approx(order, abs=0.15), (seed, found)

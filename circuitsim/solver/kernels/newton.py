@@ -3,12 +3,16 @@
 Unknowns x: the voltages of nodes that no grounded source fixes, then the currents of the remaining
 voltage-defined branches. With the linear part A (CSC, values in ``linear``),
 
-    F(x) = A x + constant + diodes + amplifiers + softmax loads + K (x - x0),    J dx = -F.
+    F(x) = A x + constant + diodes + amplifiers + softmax loads + K (x - x0),    J dx = F,    x <- x - dx.
 
 K = J0^T - J0 is present in the corrected phase only. Diodes and amplifiers are linearised at voltages
 of their own, which follow the nodes by limited steps (Nagel's limiting for junctions): where nothing
-is limited this is Newton's method. If it fails, a shunt conductance to the start point is lowered step
-by step (gmin stepping), then all excitation is raised step by step (source stepping).
+is limited this is Newton's method. Ideal diodes conduct or block by a state of their own, which follows
+their drops. Where full steps do not settle, each step ends among the kinks that it crosses: in a
+reciprocal circuit F is the gradient of a convex function, and the step ends where that is least; else
+it ends at the first kink, as in Katzenelson's method (1965). If all this fails, a shunt conductance to
+the start point is lowered step by step (gmin stepping), then all excitation is raised step by step
+(source stepping).
 """
 
 from __future__ import annotations
@@ -50,6 +54,10 @@ _TOO_LARGE = 1e9
 _TOO_LARGE_BEHAVIOURAL = 1e18
 _FARTHEST = 1e4
 _ROUNDINGS = 16 * np.finfo(np.float64).eps
+# An ideal diode's current is known to this part of its conductance times its nodes' voltages.
+_KINK_ROUNDINGS = 4.0 * float(np.finfo(np.float64).eps)
+# Iterations with full steps before steps end at the kinks of ideal diodes.
+_FREE_STEPS = 15
 # Steps that stay below this part of the largest voltage without getting smaller are rounding.
 _STALLED = 1e-8
 
@@ -78,6 +86,11 @@ class Circuit(NamedTuple):
     d_m: np.ndarray
     d_fc: np.ndarray
     d_tt: np.ndarray
+    # Ideal diodes: nodes, slots as those of diodes, conductance.
+    z_pos: np.ndarray
+    z_neg: np.ndarray
+    z_slot: np.ndarray  # (Z, 4)
+    z_g: np.ndarray
     # Amplifiers: branch row, control nodes, slots (row,cpos) (row,cneg), gain, saturation, offset.
     b_row: np.ndarray
     b_cpos: np.ndarray
@@ -307,6 +320,96 @@ def _behavioural(c, v, x, time, level, f, size, values):  # type: ignore[no-unty
 
 
 @kernel
+def _conducting(c, v, z_on):  # type: ignore[no-untyped-def]
+    for k in range(len(z_on)):
+        z_on[k] = v[c.z_pos[k]] > v[c.z_neg[k]]
+
+
+@kernel
+def _ideal_diodes(c, v, z_on, f, values):  # type: ignore[no-untyped-def]
+    """Add those ideal diodes to F and J that conduct; return the largest current g |v| at one's ends."""
+    largest = 0.0
+    for k in range(len(z_on)):
+        if z_on[k]:
+            g, v_pos, v_neg = c.z_g[k], v[c.z_pos[k]], v[c.z_neg[k]]
+            _leave(f, c.node_unknown, c.z_pos[k], c.z_neg[k], g * (v_pos - v_neg))
+            _add(values, c.z_slot[k, 0], g)
+            _add(values, c.z_slot[k, 1], -g)
+            _add(values, c.z_slot[k, 2], -g)
+            _add(values, c.z_slot[k, 3], g)
+            largest = max(largest, g * max(abs(v_pos), abs(v_neg)))
+    return largest
+
+
+@kernel
+def _is_wrong(on: bool, drop: float, reach: float, g: float, floor: float) -> bool:
+    """Whether a state does not fit a drop by more than rounding and ``floor`` [A]."""
+    return on != (drop > 0.0) and g * abs(drop) > _KINK_ROUNDINGS * g * reach + floor
+
+
+@kernel
+def _switch(c, v, z_on, floor):  # type: ignore[no-untyped-def]
+    """Let the states of ideal diodes follow their drops; return whether one changed."""
+    changed = False
+    for k in range(len(z_on)):
+        v_pos, v_neg = v[c.z_pos[k]], v[c.z_neg[k]]
+        if _is_wrong(z_on[k], v_pos - v_neg, max(abs(v_pos), abs(v_neg)), c.z_g[k], floor):
+            z_on[k] = not z_on[k]
+            changed = True
+    return changed
+
+
+@kernel
+def _step_to_kinks(c, v, z_on, dx, f, longest, floor, at):  # type: ignore[no-untyped-def]
+    """Switch the ideal diodes that a step -dx crosses up to its part t <= longest, the one to take.
+
+    phi(t) = sum over nodes of dx_k F_k(x - t dx) falls from phi(0) = dx^T J dx at the rate phi(0). On the
+    way every diode that starts to conduct adds g (change of its drop)^2 to that rate, one that stops takes
+    as much away. In a reciprocal circuit -phi is the slope along the step of a convex function, least at t.
+    ``at`` (Z,) is room for the parts of the step at which diodes switch. Returns (t, whether one did).
+    """
+    curvature = 0.0
+    for k in range(len(dx)):
+        if c.is_node[k]:
+            curvature += dx[k] * f[k]
+    for k in range(len(z_on)):
+        p, q = c.z_pos[k], c.z_neg[k]
+        change = 0.0
+        if c.node_unknown[p] >= 0:
+            change -= dx[c.node_unknown[p]]
+        if c.node_unknown[q] >= 0:
+            change += dx[c.node_unknown[q]]
+        drop = v[p] - v[q]
+        at[k] = np.inf
+        if _is_wrong(z_on[k], drop + change, max(abs(v[p]), abs(v[q])), c.z_g[k], floor):
+            at[k] = -drop / change if z_on[k] == (drop > 0.0) else 0.0
+    phi, t, switched = curvature, 0.0, False
+    descends = curvature > 0.0
+    while True:
+        first = -1
+        for k in range(len(z_on)):
+            if at[k] <= longest and (first < 0 or at[k] < at[first]):
+                first = k
+        end = at[first] if first >= 0 else longest
+        if descends and phi <= curvature * (end - t):
+            return min(t + phi / curvature, longest), switched
+        if first < 0:
+            return longest, switched
+        phi -= curvature * (end - t)
+        t = end
+        change = 0.0
+        if c.node_unknown[c.z_pos[first]] >= 0:
+            change -= dx[c.node_unknown[c.z_pos[first]]]
+        if c.node_unknown[c.z_neg[first]] >= 0:
+            change += dx[c.node_unknown[c.z_neg[first]]]
+        curvature += (-1.0 if z_on[first] else 1.0) * c.z_g[first] * change * change
+        z_on[first], switched = not z_on[first], True
+        at[first] = np.inf
+        if not descends:
+            return t, switched
+
+
+@kernel
 def _nonlinear(c, v, x, d_at, b_at, target, time, level, rate, f, size, values):  # type: ignore[no-untyped-def]
     """Add nonlinear elements to F and J, linearised at ``d_at`` and ``b_at``; return whether all are valid.
 
@@ -387,10 +490,13 @@ def _iterate(  # type: ignore[no-untyped-def]
     corrected = len(correction) > 0
     behavioural = len(c.e_row) > 0
     too_large = _TOO_LARGE_BEHAVIOURAL if behavioural else _TOO_LARGE
-    all_linear = len(d_at) == 0 and len(b_at) == 0 and len(target) == 0 and not behavioural
+    kinks = len(c.z_pos)
+    z_on, z_at = np.empty(kinks, np.bool_), np.empty(kinks)
+    all_linear = len(d_at) == 0 and len(b_at) == 0 and len(target) == 0 and not behavioural and kinks == 0
     factors = new_factors(plan)
     _spread(c, x, v)
     _controls(c, v, d_at, b_at)
+    _conducting(c, v, z_on)
     settled = False
     stalled, last = 0, np.inf
     for iteration in range(max_iterations + 1):
@@ -406,6 +512,7 @@ def _iterate(  # type: ignore[no-untyped-def]
             for k in range(len(values)):
                 values[k] += correction[k]
         valid = _nonlinear(c, v, x, d_at, b_at, target, time, level, rate, f, size, values)
+        through = _ideal_diodes(c, v, z_on, f, values)
         if shunt > 0.0:
             for k in range(n):
                 if c.is_node[k]:
@@ -424,7 +531,8 @@ def _iterate(  # type: ignore[no-untyped-def]
                 scale_i = max(scale_i, abs(x[k]))
         if not np.isfinite(worst_i + worst_v) or scale_v > too_large:
             return DIVERGED, iteration
-        small = worst_i <= 0.1 * relative * scale_i + absolute and worst_v <= 0.01 * voltage + 1e-13 * scale_v
+        allowed = 0.1 * relative * scale_i + absolute
+        small = worst_i <= allowed + _KINK_ROUNDINGS * through and worst_v <= 0.01 * voltage + 1e-13 * scale_v
         # A milliohm beside a kilohm lets no step fall below 1e-16 * 6 V / 1 mohm * 1 kohm.
         if (settled or stalled >= 3) and small and valid:
             return CONVERGED, iteration
@@ -441,6 +549,10 @@ def _iterate(  # type: ignore[no-untyped-def]
         damping = 1.0
         if behavioural and iteration >= 20:
             damping = 0.5 if iteration < 60 else 0.2
+        limited = False
+        if kinks > 0 and iteration >= _FREE_STEPS:
+            damping, switched = _step_to_kinks(c, v, z_on, dx, f, damping, 0.01 * allowed, z_at)
+            limited = switched or damping < 1.0
         farthest = _FARTHEST + 10.0 * reach
         largest = 0.0
         for k in range(n):
@@ -450,7 +562,8 @@ def _iterate(  # type: ignore[no-untyped-def]
             if c.is_node[k]:
                 largest = max(largest, abs(dx[k]))
         _spread(c, x, v)
-        limited = False
+        if kinks > 0 and iteration < _FREE_STEPS:
+            limited = _switch(c, v, z_on, 0.01 * allowed)
         for k in range(len(d_at)):
             new = v[c.d_pos[k]] - v[c.d_neg[k]]
             d_at[k] = _limited_junction(new, d_at[k], c.d_is[k], c.d_slope[k], c.d_bv[k], c.d_bv_slope[k])
@@ -480,8 +593,10 @@ def _solve_sample(c, plan, x, v, constant, correction, x0, target, time, limits,
     reached, stride, level = 0.0, 0.1, 1.0
     stage, total = plain, 0
     status = UNFINISHED
-    while total < 10 * max_iterations:
-        most = min(max_iterations, 60) if stage == plain else max_iterations
+    # Every ideal diode may take a step of its own.
+    kinks = len(c.z_pos)
+    while total < 10 * (max_iterations + kinks):
+        most = kinks + (min(max_iterations, 60) if stage == plain else max_iterations)
         moment = (time, level, 0.0)
         status, used = _iterate(
             c, plan, c.linear, x, v, scaled, correction, x0, target, moment, shunt, start, limits, most
@@ -502,7 +617,7 @@ def _solve_sample(c, plan, x, v, constant, correction, x0, target, time, limits,
             else:
                 _copy(x, good)
                 factor = np.sqrt(factor)
-                failed = factor < 1.05 or shunt == 0.0 or total > 5 * max_iterations
+                failed = factor < 1.05 or shunt == 0.0 or total > 5 * (max_iterations + kinks)
                 shunt *= factor
             if failed:
                 if len(correction) > 0:
@@ -528,14 +643,24 @@ def _solve_sample(c, plan, x, v, constant, correction, x0, target, time, limits,
 
 
 @kernel
-def small_signal_values(c, v, x, target):  # type: ignore[no-untyped-def]
-    """Values of J at node voltages v, unknowns x."""
+def _smooth_values(c, v, x, target):  # type: ignore[no-untyped-def]
+    """Values of J at node voltages v, unknowns x, without ideal diodes."""
     values = c.linear.copy()
     f, size = np.empty(len(c.is_node)), np.empty(len(c.is_node))
     d_at = np.empty(len(c.d_pos))
     b_at = np.empty(len(c.b_row))
     _controls(c, v, d_at, b_at)
     _nonlinear(c, v, x, d_at, b_at, target, 0.0, 1.0, 0.0, f, size, values)
+    return values
+
+
+@kernel
+def small_signal_values(c, v, x, target):  # type: ignore[no-untyped-def]
+    """Values of J at node voltages v, unknowns x."""
+    values = _smooth_values(c, v, x, target)
+    z_on = np.empty(len(c.z_pos), np.bool_)
+    _conducting(c, v, z_on)
+    _ideal_diodes(c, v, z_on, np.empty(len(c.is_node)), values)
     return values
 
 
@@ -551,7 +676,8 @@ def newton_batch(  # type: ignore[no-untyped-def]
     for b in range(len(x)):
         correction = np.empty(0)
         if x0.shape[1] > 0:
-            j0 = small_signal_values(c, v0[b], x0[b], target[b])
+            # Ideal diodes are the same in J0 and J0^T; taking them in would leave their rounding.
+            j0 = _smooth_values(c, v0[b], x0[b], target[b])
             correction = np.empty(len(j0))
             for k in range(len(j0)):
                 correction[k] = j0[c.transpose[k]] - j0[k]

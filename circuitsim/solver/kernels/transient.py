@@ -29,14 +29,17 @@ from circuitsim.solver.kernels.newton import (
     DIVERGED,
     SINGULAR,
     UNFINISHED,
+    _conducting,
     _controls,
     _copy,
+    _ideal_diodes,
     _leave,
     _limited_control,
     _limited_junction,
     _nonlinear,
     _product,
     _spread,
+    _switch,
     junction,
     junction_charge,
 )
@@ -118,6 +121,7 @@ class _Work(NamedTuple):
     constant: np.ndarray
     d_at: np.ndarray
     b_at: np.ndarray
+    z_on: np.ndarray
 
 
 @kernel
@@ -325,9 +329,11 @@ def _newton(c, plan, factors, fresh, space, x, v, target, time, rate, small, mos
     """
     n = len(x)
     all_linear = len(c.d_pos) == 0 and len(c.b_row) == 0 and len(target) == 0 and len(c.e_row) == 0
+    all_linear = all_linear and len(c.z_pos) == 0
     f, size, dx = space.f, space.size, space.dx
     _spread(c, x, v)
     _controls(c, v, space.d_at, space.b_at)
+    _conducting(c, v, space.z_on)
     settled = False
     for iteration in range(most):
         _copy(f, space.constant)
@@ -341,12 +347,18 @@ def _newton(c, plan, factors, fresh, space, x, v, target, time, rate, small, mos
             valid = _nonlinear(
                 c, v, x, space.d_at, space.b_at, target, time, 1.0, rate, f, size, space.values
             )
+            _ideal_diodes(c, v, space.z_on, f, space.values)
         if settled and valid:
             for k in range(len(c.d_pos)):
                 # A junction's charge is the small difference of large ones near 0 V.
                 noise = c.d_is[k] + rate * c.d_cjo[k] * c.d_vj[k]
                 _leave(size, c.node_unknown, c.d_pos[k], 0, noise)
                 _leave(size, c.node_unknown, c.d_neg[k], 0, noise)
+            for k in range(len(c.z_pos)):
+                if space.z_on[k]:
+                    noise = c.z_g[k] * max(abs(v[c.z_pos[k]]), abs(v[c.z_neg[k]]))
+                    _leave(size, c.node_unknown, c.z_pos[k], 0, noise)
+                    _leave(size, c.node_unknown, c.z_neg[k], 0, noise)
             left = False
             for k in range(n):
                 left = left or abs(f[k]) > _ROUNDING * size[k]
@@ -383,6 +395,12 @@ def _newton(c, plan, factors, fresh, space, x, v, target, time, rate, small, mos
             new = v[c.b_cpos[k]] - v[c.b_cneg[k]]
             space.b_at[k] = _limited_control(new, space.b_at[k], c.b_gain[k], c.b_sat[k], c.b_off[k])
             settled = settled and space.b_at[k] == new
+        if len(c.z_pos) > 0:
+            floor = 0.0
+            for k in range(n):
+                if c.is_node[k]:
+                    floor = max(floor, _ROUNDING * size[k])
+            settled = not _switch(c, v, space.z_on, floor) and settled
         if settled and tiny and valid:
             return CONVERGED, iteration + 1, plan, factors
     return UNFINISHED, most, plan, factors
@@ -395,6 +413,8 @@ def _slope(c, d, space, x, v, target, time, qdot):  # type: ignore[no-untyped-de
     _product(c, c.linear, x, qdot, space.size)
     _controls(c, v, space.d_at, space.b_at)
     _nonlinear(c, v, x, space.d_at, space.b_at, target, time, 1.0, 0.0, qdot, space.size, space.values)
+    _conducting(c, v, space.z_on)
+    _ideal_diodes(c, v, space.z_on, qdot, space.values)
     for k in range(len(qdot)):
         qdot[k] = -qdot[k] if d.stores[k] else 0.0
 
@@ -492,6 +512,7 @@ def advance(  # type: ignore[no-untyped-def]
         np.empty(n),
         np.empty(len(c.d_pos)),
         np.empty(len(c.b_row)),
+        np.empty(len(c.z_pos), np.bool_),
     )
     factors = new_factors(plan)
     q_mid, q_end, qdot_mid, qdot_end = np.empty(n), np.empty(n), np.empty(n), np.empty(n)
