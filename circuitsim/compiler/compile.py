@@ -269,7 +269,7 @@ class _Compiler:
 
 
 def _wired(whole: Crossbar, wires: WiresSpec) -> Iterator[Crossbar]:
-    """Yield a crossbar with wires, or the arrays that it is cut into, in the order of word, then bit lines."""
+    """Yield a crossbar with wires, or the arrays that it is cut into, word lines first."""
     whole = replace(
         whole,
         r_wire=wires.resistance,

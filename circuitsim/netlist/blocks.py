@@ -31,8 +31,10 @@ class Crossbar:
     ``word_pos``, ``word_neg`` or ``bit``) to the point where the line meets its first device, one
     more from each such point to the next, and nothing beyond the last. Word lines are driven at the
     first or the last bit line (``drive_end``), bit lines are sensed at the first or the last word
-    line (``sense_end``). The word lines of differential pairs interleave, plus above minus, and
-    both cross the same bit wire: on a board the two currents cancel along the wire, where they flow.
+    line (``sense_end``). ``r_driver`` and ``r_sense`` [ohm] lie in series with the segment at the port of
+    each word line and of each bit line. The word lines of differential pairs interleave, plus above
+    minus, and both cross the same bit wire: on a board the two currents cancel along the wire, where
+    they flow.
     """
 
     name: str
@@ -47,6 +49,8 @@ class Crossbar:
     trainable: bool = True
     driven: bool = False
     r_wire: float = 0.0
+    r_driver: float = 0.0
+    r_sense: float = 0.0
     drive_end: Literal["first", "last"] = "first"
     sense_end: Literal["first", "last"] = "last"
     device_names: tuple[str, ...] = ()
@@ -81,6 +85,11 @@ class Crossbar:
     @property
     def wired(self) -> bool:
         return self.r_wire > 0
+
+    @property
+    def heads(self) -> tuple[float, float]:
+        """Conductances [S] between a port and the first point of its word line and of its bit line."""
+        return 1 / (self.r_wire + self.r_driver), 1 / (self.r_wire + self.r_sense)
 
     @property
     def lines(self) -> IntArray:

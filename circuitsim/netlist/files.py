@@ -22,7 +22,7 @@ __all__ = ["FORMAT", "netlist_document", "parse_netlist", "read_netlist", "write
 
 FORMAT = "circuitsim-netlist/1"
 
-_WIRES = ("r_wire", "drive_end", "sense_end")
+_WIRES = ("r_wire", "r_driver", "r_sense", "drive_end", "sense_end")
 # Per block type: node columns, value columns, scalars.
 _BLOCKS: dict[str, tuple[type, tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
     "crossbars": (

@@ -87,8 +87,7 @@ class Flat:
                 if g is not None:
                     conductance.append(g.reshape(-1) if crossbar.mask is None else g[crossbar.mask])
             if crossbar.wired:
-                segments = 2 * len(crossbar.lines) * len(crossbar.bit)
-                conductance.append(np.full(segments, 1 / crossbar.r_wire))
+                conductance += _segment_conductances(crossbar)
         tables["resistor"]["conductance"] = np.concatenate(conductance)
         columns: dict[str, list[FloatArray]] = {name: [tables["buffer"][name]] for name in tables["buffer"]}
         feedback = [tables["cccs"]["gain"]]
@@ -285,6 +284,15 @@ def _bit_segments(crossbar: Crossbar, points: IntArray) -> tuple[IntArray, IntAr
     else:
         sensed[0], sensed[1:] = crossbar.bit, points[:-1]
     return points.reshape(-1), sensed.reshape(-1)
+
+
+def _segment_conductances(crossbar: Crossbar) -> list[FloatArray]:
+    """Return what `_word_segments` and `_bit_segments` join with [S]."""
+    word, bit = (np.full((len(crossbar.lines), len(crossbar.bit)), 1 / crossbar.r_wire) for _ in range(2))
+    word_head, bit_head = crossbar.heads
+    word[:, 0 if crossbar.drive_end == "first" else -1] = word_head
+    bit[0 if crossbar.sense_end == "first" else -1] = bit_head
+    return [word.reshape(-1), bit.reshape(-1)]
 
 
 def _fresh(name: str, taken: set[str]) -> str:

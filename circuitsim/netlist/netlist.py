@@ -287,6 +287,9 @@ class Netlist:
         for block in self.blocks:
             for item in fields(block):
                 content = getattr(block, item.name)
+                if item.name in ("r_driver", "r_sense") and content == 0:
+                    # Fields that came later, likewise.
+                    continue
                 if item.name in nodes:
                     add(item.name, None if content is None else node_rank[content])
                 elif with_values or item.name in structural:

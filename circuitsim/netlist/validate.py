@@ -214,15 +214,27 @@ def _values(netlist: Netlist) -> list[NetlistError]:
                     value=(crossbar.g_min, crossbar.g_max),
                 )
             )
-        if not (np.isfinite(crossbar.r_wire) and crossbar.r_wire >= 0):
-            problems.append(
-                NetlistError(
-                    "must be finite and not negative [ohm per segment]",
-                    object=crossbar.name,
-                    field="r_wire",
-                    value=crossbar.r_wire,
+        for name, unit in (("r_wire", "ohm per segment"), ("r_driver", "ohm"), ("r_sense", "ohm")):
+            resistance = getattr(crossbar, name)
+            if not (np.isfinite(resistance) and resistance >= 0):
+                problems.append(
+                    NetlistError(
+                        f"must be finite and not negative [{unit}]",
+                        object=crossbar.name,
+                        field=name,
+                        value=resistance,
+                    )
                 )
-            )
+            elif resistance > 0 and crossbar.r_wire == 0:
+                problems.append(
+                    NetlistError(
+                        "is in series with the wires of a crossbar, and its r_wire is 0",
+                        object=crossbar.name,
+                        field=name,
+                        value=resistance,
+                        remedy="Set r_wire, or put a resistor at each port.",
+                    )
+                )
         for name in ("drive_end", "sense_end"):
             if getattr(crossbar, name) not in ("first", "last"):
                 problems.append(

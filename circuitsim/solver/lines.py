@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from circuitsim.netlist import Crossbar, Netlist, Values
 from circuitsim.netlist.tables import FloatArray, IntArray
 from circuitsim.solver.kernels.wired import Lines, factor_lines, solve_interiors
+from circuitsim.solver.line_sweeps import LineSweeps
 from circuitsim.solver.threads import share_batch
 
 __all__ = [
@@ -22,11 +23,15 @@ __all__ = [
     "Interior",
     "LineCurrents",
     "batches",
+    "flip",
     "held_line_currents",
     "line_currents",
     "point_voltages",
 ]
 
+_SWEEP_FROM = 3
+"""Samples from which on sweeps over all of them are cheaper than conjugate gradients one by one."""
+_MOST_SWEEPS = 60
 _CELLS_AT_ONCE = 1 << 22
 """Most samples times cells whose interiors are held in memory together."""
 
@@ -83,7 +88,7 @@ class CrossbarLines:
     ) -> None:
         size, n = conductance.shape
         self.shape = conductance.shape
-        self._flip = _flip(crossbar)
+        self._flip = flip(crossbar)
         rows, columns = self._flip
         rounded = -(-size // 4) * 4
         a = np.zeros((rounded, n))
@@ -92,12 +97,13 @@ class CrossbarLines:
             np.full(length, np.inf) if drive is None else crossbar.r_wire * drive[::step]
             for length, drive, step in ((size, word_drive, rows), (n, bit_drive, columns))
         )
-        word_head, bit_head = np.ones(rounded), _in_series(bit)
-        word_head[:size] = _in_series(word)
+        word_port, bit_port = (crossbar.r_wire * head for head in crossbar.heads)
+        word_head, bit_head = np.ones(rounded), _in_series(bit_port, bit)
+        word_head[:size] = _in_series(word_port, word)
         word_pivot, word_leak, bit_pivot = np.ones((rounded, n)), np.empty(rounded), np.empty((size, n))
         factor_lines(a, word_pivot, word_leak, bit_pivot, bit_head)
         with np.errstate(divide="ignore"):
-            held_pivot, driven_pivot = 1 / (1 + word_leak), 1 / (word_head + word_leak)
+            held_pivot, driven_pivot = 1 / (word_port + word_leak), 1 / (word_head + word_leak)
         self._lines = Lines(
             a=a,
             word_pivot=word_pivot,
@@ -107,8 +113,12 @@ class CrossbarLines:
             bit_head=bit_head,
             word_drive=word,
             bit_drive=bit,
+            word_port=word_port,
+            bit_port=bit_port,
             largest=float(a.max(initial=0.0)),
         )
+        self._heads = word_head[:size], bit_head
+        self._sweeps: LineSweeps | None = None
 
     def solve(
         self,
@@ -121,7 +131,8 @@ class CrossbarLines:
         """Return the state for source voltages (B, R) and (B, N) V.
 
         Iterations end when KCL holds at every point, and at every port that is not held, to
-        ``relative_tolerance`` of the largest current.
+        ``relative_tolerance`` of the largest current. Several samples are swept together first; what that
+        leaves, if anything, is for conjugate gradients, and they alone have the last word.
         """
         batch, (size, n) = len(word_source), self.shape
         rows, columns = self._flip
@@ -132,6 +143,7 @@ class CrossbarLines:
         word, bit = sources[0].copy(), sources[1].copy()
         word_drop, bit_drop = np.empty((batch, size, n)), np.zeros((batch, size, n))
         status, iterations = np.empty(batch, np.int8), np.empty(batch, np.int64)
+        swept = 0 if max_iterations == 0 else self._sweep(word, bit, bit_drop, relative_tolerance)
 
         def solve_rows(k: slice) -> None:
             solve_interiors(
@@ -154,9 +166,30 @@ class CrossbarLines:
             bit=bit[:, ::columns],
             word_drop=word_drop[:, ::rows, ::columns],
             bit_drop=bit_drop[:, ::rows, ::columns],
-            iterations=iterations,
+            iterations=iterations + swept,
             status=status,
         )
+
+    def _sweep(
+        self, word: FloatArray, bit: FloatArray, bit_drop: FloatArray, relative_tolerance: float
+    ) -> IntArray | int:
+        """Turn source voltages (B, R), (B, N) V into a guess of the state; return the sweeps it took (B,)."""
+        word_head, bit_head = self._heads
+        if len(word) < _SWEEP_FROM or not (word_head.all() and bit_head.all()):
+            return 0
+        if self._sweeps is None:
+            a = np.ascontiguousarray(self._lines.a[: len(word_head)])
+            self._sweeps = LineSweeps(a, word_head, bit_head)
+        at_word, at_bit, sweeps = self._sweeps.currents(
+            word, bit, relative_tolerance=0.5 * relative_tolerance, most=_MOST_SWEEPS, bit_drop=bit_drop
+        )
+        # From the sources to the ports, and drops from the ports on.
+        word -= at_word / self._lines.word_drive
+        behind = at_bit / self._lines.bit_drive
+        bit -= behind
+        if behind.any():
+            bit_drop += behind[:, None, :]
+        return np.abs(sweeps)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -183,10 +216,13 @@ def line_currents(crossbar: Crossbar, conductance: FloatArray, state: Interior) 
     across = state.word[:, :, None] - state.bit[:, None, :] - state.word_drop - state.bit_drop
     device = conductance * across
     # Segments towards the port and, on the other side of each point, away from it.
-    rows, columns = _flip(crossbar)
+    rows, columns = flip(crossbar)
     u, x = state.word_drop[:, :, ::columns], state.bit_drop[:, ::rows]
+    word_head, bit_head = crossbar.heads
     into_word = np.diff(u, axis=2, prepend=0.0) / crossbar.r_wire
+    into_word[:, :, 0] = word_head * u[:, :, 0]
     from_bit = -np.diff(x, axis=1, append=0.0) / crossbar.r_wire
+    from_bit[:, -1] = bit_head * x[:, -1]
     word_point = into_word.copy()
     word_point[:, :, :-1] -= into_word[:, :, 1:]
     bit_point = -from_bit
@@ -197,6 +233,8 @@ def line_currents(crossbar: Crossbar, conductance: FloatArray, state: Interior) 
     largest = np.maximum(_largest(device), np.maximum(_largest(into_word), _largest(from_bit)))
     power = (device * across).sum(axis=(1, 2))
     power += crossbar.r_wire * ((into_word**2).sum(axis=(1, 2)) + (from_bit**2).sum(axis=(1, 2)))
+    power += crossbar.r_driver * (into_word[:, :, 0] ** 2).sum(axis=1)
+    power += crossbar.r_sense * (from_bit[:, -1] ** 2).sum(axis=1)
     return LineCurrents(
         word=into_word[:, :, 0], bit=-from_bit[:, -1], residual=residual, largest=largest, power=power
     )
@@ -237,14 +275,14 @@ def batches(samples: int, cells: int) -> list[slice]:
     return [slice(start, start + step) for start in range(0, samples, step)] or [slice(0, 0)]
 
 
-def _flip(crossbar: Crossbar) -> tuple[int, int]:
+def flip(crossbar: Crossbar) -> tuple[int, int]:
     """Return the steps that put the sensed end last along the rows and the driven end first along columns."""
     return (1 if crossbar.sense_end == "last" else -1), (1 if crossbar.drive_end == "first" else -1)
 
 
-def _in_series(drive: FloatArray) -> FloatArray:
-    """Return the conductance of one segment (1) in series with a drive."""
-    return 1 / (1 + 1 / np.where(drive > 0, drive, 1)) * (drive > 0)
+def _in_series(port: float, drive: FloatArray) -> FloatArray:
+    """Return the conductance between a port and the first point in series with a drive."""
+    return 1 / (1 / port + 1 / np.where(drive > 0, drive, 1)) * (drive > 0)
 
 
 def _largest(current: FloatArray) -> FloatArray:

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from circuitsim.compiler import compile_network
-from circuitsim.errors import NetlistError
+from circuitsim.errors import NetlistError, SpecError
 from circuitsim.netlist import GROUND, Netlist
 from circuitsim.network import parse_network
+from circuitsim.solver import SolverSettings, build_plan, solve
 
 
 def compiled(document: dict[str, Any], seed: int = 0) -> Netlist:
@@ -294,3 +295,103 @@ def test_a_neuron_that_nothing_reaches_is_refused() -> None:
     document["layers"]["alone"] = {"size": 2, "neuron": {"kind": "tanh"}}
     with pytest.raises(NetlistError, match=r"ground from node alone\[0\], alone\[1\]"):
         compiled(document)
+
+
+WIRES = {"resistance": 2, "driver": "1k", "sense": 30, "drive_end": "last", "sense_end": "first"}
+
+
+@pytest.mark.parametrize("synapse", ["buffered", "resistive", "virtual ground", "differential amplifier"])
+def test_wires(synapse: str) -> None:
+    document = network_document(synapse=synapse)
+    plain = compiled(document, 3)
+    document["synapses"][1]["wires"] = dict(WIRES)
+    netlist = compiled(document, 3)
+    crossbar = netlist.crossbar("hidden-out")
+    assert (crossbar.r_wire, crossbar.r_driver, crossbar.r_sense) == (2.0, 1000.0, 30.0)
+    assert (crossbar.drive_end, crossbar.sense_end) == ("last", "first")
+    assert netlist.crossbar("u-hidden").r_wire == 0
+    np.testing.assert_array_equal(crossbar.g_plus, plain.crossbar("hidden-out").g_plus)
+    assert netlist.node_names == plain.node_names
+
+
+@pytest.mark.parametrize("synapse", ["buffered", "resistive", "virtual ground", "differential amplifier"])
+def test_tiles_are_the_matrix_cut_up(synapse: str) -> None:
+    document = network_document(sizes=(3, 7, 5), synapse=synapse)
+    document["synapses"][1]["connectivity"] = {"density": 0.8}
+    document["synapses"][1]["wires"] = {"resistance": 2}
+    whole = compiled(document, 3).crossbar("hidden-out")
+    document["synapses"][1]["wires"]["tile"] = [6, 2]
+    netlist = compiled(document, 3)
+    tiles = [c for c in netlist.crossbars if c.name.startswith("hidden-out")]
+    # Six word lines are three differential pairs.
+    most = 3 if whole.differential else 6
+    assert [c.name for c in tiles] == [
+        f"hidden-out.tile[{row},{column}]" for row in range(-(-7 // most)) for column in range(3)
+    ]
+    assert whole.mask is not None
+    total, minus, mask = np.zeros((7, 5)), np.zeros((7, 5)), np.zeros((7, 5), dtype=bool)
+    for tile in tiles:
+        assert len(tile.lines) <= 6
+        assert len(tile.bit) <= 2
+        # Nodes are shared: partial sums add up at the bit nodes.
+        rows = np.flatnonzero(np.isin(whole.word_pos, tile.word_pos))
+        columns = np.flatnonzero(np.isin(whole.bit, tile.bit))
+        assert whole.word_pos[rows].tolist() == tile.word_pos.tolist()
+        assert whole.bit[columns].tolist() == tile.bit.tolist()
+        total[np.ix_(rows, columns)] += tile.g_plus
+        if tile.g_minus is not None:
+            assert whole.word_neg is not None
+            assert tile.word_neg is not None
+            assert whole.word_neg[rows].tolist() == tile.word_neg.tolist()
+            minus[np.ix_(rows, columns)] += tile.g_minus
+        mask[np.ix_(rows, columns)] |= True if tile.mask is None else tile.mask
+        assert (tile.r_wire, tile.g_min, tile.g_max) == (2.0, whole.g_min, whole.g_max)
+    np.testing.assert_array_equal(total, whole.g_plus)
+    np.testing.assert_array_equal(mask, whole.mask)
+    if whole.g_minus is not None:
+        np.testing.assert_array_equal(minus, whole.g_minus)
+
+
+def test_a_matrix_that_fits_is_one_array() -> None:
+    document = network_document()
+    document["synapses"][1]["wires"] = {"resistance": 2, "tile": [10, 4]}
+    assert [c.name for c in compiled(document).crossbars] == ["u-hidden", "hidden-out", "hidden.bias"]
+    document["synapses"][1]["wires"]["tile"] = [9, 4]
+    assert sum(c.name.startswith("hidden-out.tile") for c in compiled(document).crossbars) == 2
+
+
+def test_partial_sums_of_tiles_are_those_of_ideal_wires_where_wires_are_good() -> None:
+    document = network_document(neuron="linear", gain=0.5)
+    ideal = compiled(document)
+    document["synapses"][1]["wires"] = {"resistance": 1e-2, "tile": [4, 3]}
+    tiled = compiled(document)
+    inputs = np.random.default_rng(1).uniform(-1, 1, (2, 3))
+    a, b = (
+        solve(build_plan(n), n.values(), inputs, SolverSettings(method="general")).node_voltage
+        for n in (ideal, tiled)
+    )
+    np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+    assert np.abs(a - b).max() > 0
+
+
+@pytest.mark.parametrize(
+    ("wires", "message"),
+    [
+        ({"tile": [4, 4]}, r"synapses.1.wires.resistance: is required"),
+        ({"resistance": 0}, r"synapses.1.wires.resistance: must be greater than 0"),
+        ({"resistance": 1, "driver": -1}, r"synapses.1.wires.driver: must be greater than or equal to 0"),
+        ({"resistance": 1, "drive_end": "left"}, r"synapses.1.wires.drive_end: must be 'first' or 'last'"),
+        ({"resistance": 1, "tile": [0, 4]}, r"synapses.1.wires.tile.0: must be greater than or equal to 1"),
+        ({"resistance": 1, "tile": [4]}, r"synapses.1.wires.tile.1: is required"),
+        (
+            {"resistance": 1, "tile": [1, 4]},
+            r"synapses.1.wires.tile: is too small \(got \(1, 4\)\). A differential pair has two word lines",
+        ),
+        ({"resistance": 1, "tiles": [4, 4]}, r"unknown key. Did you mean `tile`"),
+    ],
+)
+def test_wires_that_cannot_be(wires: dict[str, Any], message: str) -> None:
+    document = network_document()
+    document["synapses"][1]["wires"] = wires
+    with pytest.raises(SpecError, match=message):
+        parse_network(document)

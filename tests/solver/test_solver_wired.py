@@ -26,7 +26,8 @@ from circuitsim.solver.lines import CrossbarLines, Interior, line_currents, poin
 
 HERE = Path(__file__).resolve().parent
 GENERAL = SolverSettings(method="general")
-TIGHT = SolverSettings(relative_tolerance=1e-13)
+WIRED = SolverSettings(method="wired")
+TIGHT = SolverSettings(method="wired", relative_tolerance=1e-13)
 ENDS = [(drive, sense) for drive in ("first", "last") for sense in ("first", "last")]
 
 End = Literal["first", "last"]
@@ -65,6 +66,7 @@ def voltages(
         matrix[q, p] -= conductance
 
     wire = 1 / crossbar.r_wire
+    word_head, bit_head = (1 / (crossbar.r_wire + r) for r in (crossbar.r_driver, crossbar.r_sense))
     for j in range(size):
         for i in range(n):
             join(w[j, i], b[j, i], g[j, i])
@@ -73,9 +75,9 @@ def voltages(
             if j + 1 < size:
                 join(b[j, i], b[j + 1, i], wire)
     for j in range(size):
-        join(ports[j], w[j, 0 if crossbar.drive_end == "first" else n - 1], wire)
+        join(ports[j], w[j, 0 if crossbar.drive_end == "first" else n - 1], word_head)
     for i in range(n):
-        join(ports[size + i], b[size - 1 if crossbar.sense_end == "last" else 0, i], wire)
+        join(ports[size + i], b[size - 1 if crossbar.sense_end == "last" else 0, i], bit_head)
     for port, drive, source in zip(ports, np.concatenate(drives), np.concatenate(sources), strict=True):
         if np.isinf(drive):
             matrix[port] = 0.0
@@ -98,8 +100,10 @@ def slow_currents(crossbar: Crossbar, g: FloatArray, state: Interior) -> dict[st
             across = state.word[0, j] - state.bit[0, i] - u[j, i] - x[j, i]
             before = i - 1 if crossbar.drive_end == "first" else i + 1
             after = j + 1 if crossbar.sense_end == "last" else j - 1
-            along_word = (u[j, i] - (u[j, before] if 0 <= before < n else 0.0)) / crossbar.r_wire
-            along_bit = (x[j, i] - (x[after, i] if 0 <= after < size else 0.0)) / crossbar.r_wire
+            word_wire = crossbar.r_wire + (0.0 if 0 <= before < n else crossbar.r_driver)
+            bit_wire = crossbar.r_wire + (0.0 if 0 <= after < size else crossbar.r_sense)
+            along_word = (u[j, i] - (u[j, before] if 0 <= before < n else 0.0)) / word_wire
+            along_bit = (x[j, i] - (x[after, i] if 0 <= after < size else 0.0)) / bit_wire
             into_word[j, i] += along_word - g[j, i] * across
             into_bit[j, i] += g[j, i] * across - along_bit
             if 0 <= before < n:
@@ -107,7 +111,7 @@ def slow_currents(crossbar: Crossbar, g: FloatArray, state: Interior) -> dict[st
             if 0 <= after < size:
                 into_bit[after, i] += along_bit
             largest = max(largest, abs(g[j, i] * across), abs(along_word), abs(along_bit))
-            power += g[j, i] * across**2 + crossbar.r_wire * (along_word**2 + along_bit**2)
+            power += g[j, i] * across**2 + word_wire * along_word**2 + bit_wire * along_bit**2
     worst = max(np.abs(into_word).max(), np.abs(into_bit).max())
     return {"residual": worst, "largest": largest, "power": power}
 
@@ -121,6 +125,8 @@ def random_crossbar(rng: np.random.Generator, r_wire: float, size: int, n: int, 
         bit=1 + size + np.arange(n),
         g_plus=g,
         r_wire=r_wire,
+        r_driver=r_wire * float(rng.choice([0.0, 0.3, 40.0])),
+        r_sense=r_wire * float(rng.choice([0.0, 0.3, 40.0])),
         drive_end=ends[0],
         sense_end=ends[1],
     )
@@ -175,14 +181,16 @@ def test_ports_and_points_are_those_of_dense_nodal_analysis(
     # A device on every line: an open line without one would float.
     g = crossbar.g_plus + 1e-6
     drives = (np.full(size, np.inf), np.full(n, np.inf)) if held else random_drives(rng, size, n)
-    sources = rng.uniform(-1, 1, (2, size)), rng.uniform(-1, 1, (2, n))
+    # Two samples go one by one, three together.
+    batch = 2 + seed % 2
+    sources = rng.uniform(-1, 1, (batch, size)), rng.uniform(-1, 1, (batch, n))
     lines = CrossbarLines(crossbar, g, word_drive=drives[0], bit_drive=drives[1])
     # An open line on weak devices has what accuracy KCL has, and no more.
     state = lines.solve(*sources, relative_tolerance=1e-15)
     assert not state.status.any()
     currents = line_currents(crossbar, g, state)
     assert (currents.residual <= 1e-11 * currents.largest + 1e-15 * g.max()).all()
-    for b in range(2):
+    for b in range(batch):
         expected = voltages(crossbar, g, (sources[0][b], sources[1][b]), drives)
         found = state.word[b], state.bit[b], state.word_points[b], state.bit_points[b]
         for ours, dense in zip(found, expected, strict=True):
@@ -257,7 +265,7 @@ def test_good_wires_are_ideal_wires() -> None:
     ideal = (g * (word[0][:, None] - bit[0])).sum(axis=0)
     lost = []
     for r_wire in (1e-2, 1e-4, 1e-6, 1e-8, 1e-12):
-        wires = replace(crossbar, r_wire=r_wire)
+        wires = replace(crossbar, r_wire=r_wire, r_driver=r_wire, r_sense=3 * r_wire)
         found = line_currents(wires, g, CrossbarLines(wires, g).solve(word, bit))
         lost.append(np.abs(-found.bit[0] - ideal).max() / np.abs(ideal).max())
     # What wires take is proportional to their resistance, down to rounding.
@@ -303,6 +311,8 @@ def wired_netlist(
     masked: bool = False,
     word_resistance: float = 0.0,
     sense: str = "resistor",
+    r_driver: float = 0.0,
+    r_sense: float = 0.0,
 ) -> Netlist:
     """A crossbar driven from sources, through resistances if asked for, and sensed in one of four ways."""
     rng = np.random.default_rng(seed)
@@ -343,6 +353,8 @@ def wired_netlist(
             g_minus=10 ** rng.uniform(-6, -3, (size, n)) if pair else None,
             mask=rng.random((size, n)) < 0.7 if masked else None,
             r_wire=r_wire,
+            r_driver=r_driver,
+            r_sense=r_sense,
             drive_end=ends[0],
             sense_end=ends[1],
         )
@@ -361,11 +373,19 @@ def wired_netlist(
 def test_the_wired_method_solves_the_flat_circuit(
     ends: tuple[End, End], pair: bool, word_resistance: float, sense: str
 ) -> None:
+    # Resistances at ports in the netlist, or of the block itself.
     netlist = wired_netlist(
-        len(sense), ends=ends, pair=pair, masked=pair, word_resistance=word_resistance, sense=sense
+        len(sense),
+        ends=ends,
+        pair=pair,
+        masked=pair,
+        word_resistance=word_resistance,
+        sense=sense,
+        r_driver=0.0 if word_resistance else 45.0,
+        r_sense=20.0 if pair else 0.0,
     )
     plan, inputs = build_plan(netlist), np.random.default_rng(3).uniform(-1, 1, (3, 5))
-    assert plan.method == "wired"
+    assert plan.why_not_wired is None
     point = solve(plan, netlist.values(), inputs, TIGHT)
     assert point.method == "wired"
     assert (point.relative_residual < 1e-12).all()
@@ -424,7 +444,7 @@ def test_differential_pairs_interleave() -> None:
     )
     single = replace(pairs, crossbars=(interleaved,))
     inputs = np.random.default_rng(5).uniform(-1, 1, (2, 5))
-    a, b = (solve(build_plan(n), n.values(), inputs) for n in (pairs, single))
+    a, b = (solve(build_plan(n), n.values(), inputs, WIRED) for n in (pairs, single))
     np.testing.assert_array_equal(a.node_voltage, b.node_voltage)
     names = flatten(pairs).netlist.node_names[pairs.n_nodes :]
     assert names[:5] == ("x.w.p.0.0", "x.w.p.0.1", "x.w.p.0.2", "x.w.p.0.3", "x.w.n.0.0")
@@ -436,29 +456,32 @@ def test_differential_pairs_interleave() -> None:
 def test_new_values_and_inputs_on_one_plan() -> None:
     netlist = wired_netlist(3)
     plan, inputs = build_plan(netlist), np.random.default_rng(5).uniform(-1, 1, (2, 5))
-    first = solve(plan, netlist.values(), inputs)
+    first = solve(plan, netlist.values(), inputs, WIRED)
     values = netlist.values()
     g, _ = values.crossbars["x"]
     tables = {kind: dict(columns) for kind, columns in values.tables.items()}
     tables["resistor"]["conductance"] = 2 * tables["resistor"]["conductance"]
     changed = replace(values, crossbars={"x": (2 * g, None)}, tables=tables)
-    point = solve(plan, changed, inputs)
+    point = solve(plan, changed, inputs, WIRED)
     assert np.abs(point.node_voltage - first.node_voltage).max() > 1e-4
     fresh = netlist.with_values(changed)
-    again = solve(build_plan(fresh), fresh.values(), inputs)
+    again = solve(build_plan(fresh), fresh.values(), inputs, WIRED)
     np.testing.assert_array_equal(point.node_voltage, again.node_voltage)
-    np.testing.assert_array_equal(solve(plan, netlist.values(), inputs).node_voltage, first.node_voltage)
+    np.testing.assert_array_equal(
+        solve(plan, netlist.values(), inputs, WIRED).node_voltage, first.node_voltage
+    )
 
 
 def test_a_large_batch_goes_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     netlist = wired_netlist(3, sense="virtual ground")
     plan, inputs = build_plan(netlist), np.random.default_rng(5).uniform(-1, 1, (7, 5))
-    whole = solve(plan, netlist.values(), inputs)
+    whole = solve(plan, netlist.values(), inputs, WIRED)
     monkeypatch.setattr(lines_module, "_CELLS_AT_ONCE", 45)
-    parts = solve(plan, netlist.values(), inputs)
-    np.testing.assert_array_equal(parts.node_voltage, whole.node_voltage)
-    np.testing.assert_array_equal(parts.branch_current, whole.branch_current)
-    np.testing.assert_allclose(parts.power, whole.power, rtol=1e-14)
+    parts = solve(plan, netlist.values(), inputs, WIRED)
+    # Two at a time are solved one by one, seven are swept together.
+    np.testing.assert_allclose(parts.node_voltage, whole.node_voltage, rtol=0, atol=1e-11)
+    np.testing.assert_allclose(parts.branch_current, whole.branch_current, rtol=0, atol=1e-14)
+    np.testing.assert_allclose(parts.power, whole.power, rtol=1e-10)
     assert parts.iterations.shape == parts.status.shape == (7,)
     general = solve(plan, netlist.values(), inputs, GENERAL)
     np.testing.assert_allclose(general.power, whole.power, rtol=1e-10)
@@ -481,7 +504,7 @@ def test_the_referee_looks_inside() -> None:
     plan, inputs = build_plan(netlist), np.ones((1, 5))
     few = SolverSettings(method="wired", max_iterations=0, throw=False)
     assert solve(plan, netlist.values(), inputs, few).relative_residual[0] > 1e-6
-    v = solve(plan, netlist.values(), inputs).node_voltage
+    v = solve(plan, netlist.values(), inputs, WIRED).node_voltage
     equations = Equations(netlist=netlist, values=netlist.values())
     assert equations.interior_residual(v)[0] < 1e-16
 
@@ -491,11 +514,11 @@ def test_phases_of_wired_circuits(sense: str) -> None:
     netlist = wired_netlist(6, pair=True, word_resistance=40.0, sense=sense)
     plan, values = build_plan(netlist), netlist.values()
     inputs = np.random.default_rng(5).uniform(-1, 1, (2, 5))
-    free = solve(plan, values, inputs)
+    free = solve(plan, values, inputs, WIRED)
     nudge = Nudge(kind="softmax", beta=0.3, conductance=2e-4, target=np.eye(4)[:2], scale=0.05)
     drive = Drive.of(netlist, inputs, nudge)
-    nudged = solve(plan, values, drive)
-    corrected = solve(plan, values, drive.corrected(free))
+    nudged = solve(plan, values, drive, WIRED)
+    corrected = solve(plan, values, drive.corrected(free), WIRED)
     assert nudged.method == corrected.method == "general"
     assert np.abs(nudged.node_voltage - free.node_voltage).max() > 1e-4
     if sense == "resistor":
@@ -583,8 +606,7 @@ def test_wires_among_amplifiers_and_diodes(seed: int) -> None:
     netlist = network_of_wires(seed)
     plan, values = build_plan(netlist), netlist.values()
     inputs = np.random.default_rng(seed).uniform(-1, 1, (2, 2))
-    assert plan.method == "general"
-    free = solve(plan, values, inputs)
+    free = solve(plan, values, inputs, GENERAL)
     assert (free.relative_residual < 1e-11).all()
     flat = flatten(netlist)
     plain = solve(build_plan(flat.netlist), flat.netlist.values(), inputs)
@@ -596,7 +618,7 @@ def test_wires_among_amplifiers_and_diodes(seed: int) -> None:
         assert kcl(flat.netlist, v[b], i[b]) < 1e-11
     # The corrected phase of blocks is that of their elements.
     nudge = Nudge(kind="quadratic", beta=0.1, conductance=1e-4, target=np.full((2, 2), 0.2))
-    corrected = solve(plan, values, Drive.of(netlist, inputs, nudge).corrected(free))
+    corrected = solve(plan, values, Drive.of(netlist, inputs, nudge).corrected(free), GENERAL)
     assert (corrected.relative_residual < 1e-11).all()
     plain_corrected = solve(
         build_plan(flat.netlist),
@@ -610,7 +632,10 @@ def test_wires_among_amplifiers_and_diodes(seed: int) -> None:
     assert np.abs(corrected.node_voltage - free.node_voltage).max() > 1e-5
     # Wires matter here.
     ideal = replace(netlist, crossbars=tuple(replace(c, r_wire=0.0) for c in netlist.crossbars))
-    assert np.abs(solve(build_plan(ideal), values, inputs).node_voltage - free.node_voltage).max() > 1e-4
+    assert (
+        np.abs(solve(build_plan(ideal), values, inputs, GENERAL).node_voltage - free.node_voltage).max()
+        > 1e-4
+    )
 
 
 def test_what_does_not_fit_is_named() -> None:
@@ -620,7 +645,6 @@ def test_what_does_not_fit_is_named() -> None:
         builder = NetlistBuilder.extending(base)
         change(builder)
         plan = build_plan(builder.build_like(base))
-        assert plan.method == "general"
         with pytest.raises(NetlistError, match=r"the wired method does not fit.*Use method general"):
             solve(plan, plan.netlist.values(), np.zeros((1, 5)), SolverSettings(method="wired"))
         assert plan.why_not_wired is not None
@@ -643,7 +667,6 @@ def test_what_does_not_fit_is_named() -> None:
     assert reason(clamped) == "diode clamp is no source or resistance"
     ideal = replace(base, crossbars=(replace(base.crossbars[0], r_wire=0.0),))
     assert build_plan(ideal).why_not_wired == "no crossbar has line resistance"
-    assert build_plan(base).why_not_layered == "crossbar x has line resistance"
     shared = replace(base.crossbars[0], bit=base.crossbars[0].bit[[0, 0, 1, 2]])
     plan = build_plan(replace(base, crossbars=(shared,)))
     assert plan.why_not_wired == "node bit.0 is the port of two lines"
@@ -651,7 +674,7 @@ def test_what_does_not_fit_is_named() -> None:
     assert point.method == "general"
     assert point.relative_residual[0] < 1e-11
     with pytest.raises(NetlistError, match="float32 is for the layered method only"):
-        solve(build_plan(base), base.values(), np.ones((1, 5)), SolverSettings(precision="float32"))
+        solve(build_plan(base), base.values(), np.ones((1, 5)), replace(WIRED, precision="float32"))
 
 
 def test_wires_in_files() -> None:
@@ -662,9 +685,24 @@ def test_wires_in_files() -> None:
         read = parse_netlist(document)
         assert read.digest == netlist.digest
         assert read.crossbars[0].drive_end == "last"
-        for field, value in (("r_wire", 4.0), ("drive_end", "first"), ("sense_end", "last")):
+        for field, value in (
+            ("r_wire", 4.0),
+            ("r_driver", 5.0),
+            ("r_sense", 1.0),
+            ("drive_end", "first"),
+            ("sense_end", "last"),
+        ):
             other = replace(netlist, crossbars=(replace(netlist.crossbars[0], **{field: value}),))
             assert other.digest != netlist.digest
+        document["crossbars"][0] |= {"r_driver": 5.0, "r_sense": 2.5}
+        read = parse_netlist(document).crossbars[0]
+        assert (read.r_driver, read.r_sense) == (5.0, 2.5)
+    document["crossbars"][0]["r_sense"] = -1.0
+    with pytest.raises(NetlistError, match=r"x\.r_sense: must be finite and not negative \[ohm\]"):
+        parse_netlist(document)
+    document["crossbars"][0] |= {"r_wire": 0.0, "r_driver": 0.0, "r_sense": 2.5}
+    with pytest.raises(NetlistError, match=r"x\.r_sense: is in series with the wires.*Set r_wire, or put"):
+        parse_netlist(document)
     document["crossbars"][0]["r_wire"] = -1.0
     with pytest.raises(NetlistError, match=r"x\.r_wire: must be finite and not negative \[ohm per segment\]"):
         parse_netlist(document)
@@ -678,7 +716,7 @@ def test_wires_in_files() -> None:
 
 def interpreted_case() -> list[FloatArray]:
     netlist = wired_netlist(9, 5, 3, word_resistance=60.0, pair=False)
-    point = solve(build_plan(netlist), netlist.values(), np.full((1, 5), 0.4))
+    point = solve(build_plan(netlist), netlist.values(), np.full((1, 5), 0.4), WIRED)
     return [point.node_voltage, point.power, point.iterations.astype(float)]
 
 

@@ -58,6 +58,8 @@ class Lines(NamedTuple):
     bit_head: np.ndarray  # (N,), conductance of the last segment of a bit line and its drive in series
     word_drive: np.ndarray  # (R,)
     bit_drive: np.ndarray  # (N,)
+    word_port: float  # conductance of the head of a word line, from its port to its first point
+    bit_port: float  # of a bit line
     largest: float  # of a
 
 
@@ -248,7 +250,7 @@ def _word_drops(
 
 @kernel
 def _bit_residual(
-    a: np.ndarray, across: np.ndarray, x: np.ndarray, residual: np.ndarray
+    a: np.ndarray, bit_port: float, across: np.ndarray, x: np.ndarray, residual: np.ndarray
 ) -> tuple[float, float, float]:
     """Write the current into every point of bit lines; return the largest, the largest flow and drop."""
     size, n = x.shape
@@ -266,8 +268,8 @@ def _bit_residual(
                 residual[j, i] -= x[j, i] - x[j + 1, i]
         else:
             for i in range(n):
-                residual[j, i] -= x[j, i]
-                largest[i] = max(largest[i], abs(x[j, i]))
+                residual[j, i] -= bit_port * x[j, i]
+                largest[i] = max(largest[i], abs(bit_port * x[j, i]))
         for i in range(n):
             worst[i] = max(worst[i], abs(residual[j, i]))
             highest[i] = max(highest[i], abs(x[j, i]))
@@ -287,7 +289,7 @@ def _solve_sample(
     x: np.ndarray,
     work: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
 ) -> tuple[int, int]:
-    a, word_pivot = lines.a, lines.word_pivot
+    a, word_pivot, word_port, bit_port = lines.a, lines.word_pivot, lines.word_port, lines.bit_port
     word_drive, bit_drive = lines.word_drive, lines.bit_drive
     direction, image, residual, step = work
     size, n = x.shape
@@ -295,15 +297,15 @@ def _solve_sample(
     count = 0
     for _ in range(_ROUNDS):
         _word_drops(lines, word, bit, x, direction, u)
-        worst, largest, drop = _bit_residual(a, direction, x, residual)
+        worst, largest, drop = _bit_residual(a, bit_port, direction, x, residual)
         for j in range(size):
-            largest = max(largest, abs(u[j, 0]))
+            largest = max(largest, word_port * abs(u[j, 0]))
             if word_drive[j] < np.inf:
-                entering = word_drive[j] * (word_source[j] - word[j]) - u[j, 0]
+                entering = word_drive[j] * (word_source[j] - word[j]) - word_port * u[j, 0]
                 worst = max(worst, abs(entering) - _ROUNDING * word_drive[j] * abs(word_source[j]))
         for i in range(n):
             if bit_drive[i] < np.inf:
-                entering = bit_drive[i] * (bit_source[i] - bit[i]) + x[size - 1, i]
+                entering = bit_drive[i] * (bit_source[i] - bit[i]) + bit_port * x[size - 1, i]
                 worst = max(worst, abs(entering) - _ROUNDING * bit_drive[i] * abs(bit_source[i]))
         # What the rounding of voltages and drops makes of the currents is nothing.
         allowed = tolerance * largest + _ROUNDING * (lines.largest * highest + drop)
@@ -316,33 +318,33 @@ def _solve_sample(
         # What a port that is not held has too much leaves through its own conductance and the line's.
         for j in range(size):
             if word_drive[j] < np.inf:
-                entering = word_drive[j] * (word_source[j] - word[j]) - u[j, 0]
-                drop = -entering / (1.0 + word_drive[j]) * lines.driven_pivot[j]
+                entering = word_drive[j] * (word_source[j] - word[j]) - word_port * u[j, 0]
+                drop = -entering * word_port / (word_port + word_drive[j]) * lines.driven_pivot[j]
                 residual[j, 0] -= a[j, 0] * drop
                 for i in range(1, n):
                     drop *= word_pivot[j, i]
                     residual[j, i] -= a[j, i] * drop
         for i in range(n):
             if bit_drive[i] < np.inf:
-                entering = bit_drive[i] * (bit_source[i] - bit[i]) + x[size - 1, i]
-                residual[size - 1, i] += entering / (1.0 + bit_drive[i])
+                entering = bit_drive[i] * (bit_source[i] - bit[i]) + bit_port * x[size - 1, i]
+                residual[size - 1, i] += entering * bit_port / (bit_port + bit_drive[i])
         step[:, :] = 0.0
         count += _conjugate_gradients(lines, 0.5 * allowed, most - count, residual, step, direction, image)
         for j in range(size):
             if word_drive[j] < np.inf:
-                entering = word_drive[j] * (word_source[j] - word[j]) - u[j, 0]
+                entering = word_drive[j] * (word_source[j] - word[j]) - word_port * u[j, 0]
                 drop = 0.0
                 for i in range(n - 1, 0, -1):
                     drop = (drop - a[j, i] * step[j, i]) * word_pivot[j, i]
-                drop -= a[j, 0] * step[j, 0] + entering / (1.0 + word_drive[j])
-                word[j] += (entering - drop * lines.driven_pivot[j]) / (1.0 + word_drive[j])
+                drop -= a[j, 0] * step[j, 0] + entering * word_port / (word_port + word_drive[j])
+                word[j] += (entering - word_port * drop * lines.driven_pivot[j]) / (word_port + word_drive[j])
         for j in range(size):
             for i in range(n):
                 x[j, i] += step[j, i]
         for i in range(n):
             if bit_drive[i] < np.inf:
-                entering = bit_drive[i] * (bit_source[i] - bit[i]) + x[size - 1, i]
-                moved = entering / (1.0 + bit_drive[i])
+                entering = bit_drive[i] * (bit_source[i] - bit[i]) + bit_port * x[size - 1, i]
+                moved = entering / (bit_port + bit_drive[i])
                 bit[i] += moved
                 for j in range(size):
                     x[j, i] -= moved
