@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from circuitsim.netlist import Crossbar, Netlist, Values
 from circuitsim.netlist.tables import FloatArray, IntArray
+from circuitsim.solver.kernels.line_currents import add_up_currents
 from circuitsim.solver.kernels.wired import Lines, factor_lines, solve_interiors
 from circuitsim.solver.line_sweeps import LineSweeps
 from circuitsim.solver.threads import share_batch
@@ -213,30 +214,42 @@ def line_currents(crossbar: Crossbar, conductance: FloatArray, state: Interior) 
 
     ``conductance`` (R, N) S is what ``Crossbar.cells`` returns.
     """
-    across = state.word[:, :, None] - state.bit[:, None, :] - state.word_drop - state.bit_drop
-    device = conductance * across
-    # Segments towards the port and, on the other side of each point, away from it.
     rows, columns = flip(crossbar)
-    u, x = state.word_drop[:, :, ::columns], state.bit_drop[:, ::rows]
     word_head, bit_head = crossbar.heads
-    into_word = np.diff(u, axis=2, prepend=0.0) / crossbar.r_wire
-    into_word[:, :, 0] = word_head * u[:, :, 0]
-    from_bit = -np.diff(x, axis=1, append=0.0) / crossbar.r_wire
-    from_bit[:, -1] = bit_head * x[:, -1]
-    word_point = into_word.copy()
-    word_point[:, :, :-1] -= into_word[:, :, 1:]
-    bit_point = -from_bit
-    bit_point[:, 1:] += from_bit[:, :-1]
-    residual = np.maximum(
-        _largest(word_point - device[:, :, ::columns]), _largest(bit_point + device[:, ::rows])
+    g = np.ascontiguousarray(conductance[::rows, ::columns])
+    word, bit = (
+        np.ascontiguousarray(ports[:, ::step]) for ports, step in ((state.word, rows), (state.bit, columns))
     )
-    largest = np.maximum(_largest(device), np.maximum(_largest(into_word), _largest(from_bit)))
-    power = (device * across).sum(axis=(1, 2))
-    power += crossbar.r_wire * ((into_word**2).sum(axis=(1, 2)) + (from_bit**2).sum(axis=(1, 2)))
-    power += crossbar.r_driver * (into_word[:, :, 0] ** 2).sum(axis=1)
-    power += crossbar.r_sense * (from_bit[:, -1] ** 2).sum(axis=1)
+    word_drop, bit_drop = (
+        np.ascontiguousarray(drop[:, ::rows, ::columns]) for drop in (state.word_drop, state.bit_drop)
+    )
+    word_current, bit_current = np.empty(word.shape), np.empty(bit.shape)
+    residual, largest, power = np.empty((3, len(word)))
+
+    def add_up(k: slice) -> None:
+        add_up_currents(
+            g,
+            1 / crossbar.r_wire,
+            word_head,
+            bit_head,
+            word[k],
+            bit[k],
+            word_drop[k],
+            bit_drop[k],
+            word_current[k],
+            bit_current[k],
+            residual[k],
+            largest[k],
+            power[k],
+        )
+
+    share_batch(add_up, len(word), work=g.size)
     return LineCurrents(
-        word=into_word[:, :, 0], bit=-from_bit[:, -1], residual=residual, largest=largest, power=power
+        word=word_current[:, ::rows],
+        bit=bit_current[:, ::columns],
+        residual=residual,
+        largest=largest,
+        power=power,
     )
 
 
@@ -283,7 +296,3 @@ def flip(crossbar: Crossbar) -> tuple[int, int]:
 def _in_series(port: float, drive: FloatArray) -> FloatArray:
     """Return the conductance between a port and the first point in series with a drive."""
     return 1 / (1 / port + 1 / np.where(drive > 0, drive, 1)) * (drive > 0)
-
-
-def _largest(current: FloatArray) -> FloatArray:
-    return np.abs(current).max(axis=(1, 2), initial=0.0)

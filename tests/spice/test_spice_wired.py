@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from circuitsim.netlist import Crossbar, CurrentSense, Netlist, NetlistBuilder, flatten
-from circuitsim.solver import build_plan, solve
+from circuitsim.solver import SolverSettings, build_plan, solve
 from circuitsim.solver.lines import point_voltages
 from circuitsim.spice import NgspiceEngine, deck_nodes, write_deck
 
@@ -62,13 +62,13 @@ def crossbar(
         crossbar(16, 16, r_wire=20.0, resistance=100.0, drive_end="last"),
         crossbar(8, 16, r_wire=2.5, pair=True, virtual=True, resistance=50.0, sense_end="first"),
         crossbar(5, 24, r_wire=0.3, pair=True, resistance=1e4, drive_end="last", sense_end="first"),
+        crossbar(9, 7, r_wire=2.0, pair=True, r_driver=150.0, r_sense=30.0, drive_end="last"),
         pytest.param(crossbar(64, 64, r_wire=1.0), marks=pytest.mark.slow),
     ],
-    ids=["16", "16 through resistances", "16 pairs", "5 by 24 pairs", "64"],
+    ids=["16", "16 through resistances", "16 pairs", "5 by 24 pairs", "9 by 7 pairs", "64"],
 )
 def test_every_point_of_every_line(netlist: Netlist, engine: NgspiceEngine) -> None:
-    point = solve(build_plan(netlist), netlist.values(), np.zeros((1, 0)))
-    assert point.method == "wired"
+    point = solve(build_plan(netlist), netlist.values(), np.zeros((1, 0)), SolverSettings(method="wired"))
     assert point.relative_residual[0] < 1e-10
     points = point_voltages(netlist, netlist.values(), point.node_voltage)
     ours, _ = flatten(netlist).lift(point.node_voltage, point.branch_current, points)
