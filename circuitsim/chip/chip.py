@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -35,6 +36,8 @@ class Chip:
     values: Values
     mismatch: Conductances
     """Factors of the crossbar devices; 1 on an ideal die."""
+    exact: bool = False
+    """Whether all those factors are 1."""
 
     def programmed(self, target: Conductances) -> Chip:
         """Return the die with the given crossbars programmed; targets are clipped to the window.
@@ -63,8 +66,28 @@ class Chip:
             if plus is None or (minus is None) != (targets[name][1] is None):
                 raise DeviceError("must give both halves of a differential pair", object=name)
             targets[name] = (plus, minus)
-            present[name] = _times((plus, minus), self.mismatch[name])
+            present[name] = (plus, minus) if self.exact else _times((plus, minus), self.mismatch[name])
         return replace(self, target=targets, values=replace(self.values, crossbars=present))
+
+    def reprogrammed(self, target: Conductances) -> Chip:
+        """Return the die with crossbars programmed to targets that are known to be in their window."""
+        present = {
+            name: pair if self.exact else _times(pair, self.mismatch[name]) for name, pair in target.items()
+        }
+        values = replace(self.values, crossbars={**self.values.crossbars, **present})
+        return replace(self, target={**self.target, **target}, values=values)
+
+    def in_precision(self, precision: str) -> Chip:
+        """Return the die with the conductances of its crossbars kept in ``float32`` or ``float64``."""
+
+        def half(g: FloatArray | None) -> Any:
+            return None if g is None else np.ascontiguousarray(g, dtype=precision)
+
+        def converted(pairs: Conductances) -> Conductances:
+            return {name: (half(plus), half(minus)) for name, (plus, minus) in pairs.items()}
+
+        chip = self if self.exact else replace(self, mismatch=converted(self.mismatch))
+        return chip.reprogrammed(converted(self.target))
 
 
 def fabricate(netlist: Netlist, card: DeviceCard | None = None, *, seed: int = 0) -> Chip:
@@ -113,7 +136,15 @@ def fabricate(netlist: Netlist, card: DeviceCard | None = None, *, seed: int = 0
     target = nominal.crossbars
     present = {name: _times(target[name], mismatch[name]) for name in target}
     values = Values(tables=tables, crossbars=present, banks=banks, senses=nominal.senses)
-    return Chip(netlist=netlist, card=card, seed=seed, target=target, values=values, mismatch=mismatch)
+    return Chip(
+        netlist=netlist,
+        card=card,
+        seed=seed,
+        target=target,
+        values=values,
+        mismatch=mismatch,
+        exact=spread == 0,
+    )
 
 
 def _families(names: Sequence[str]) -> dict[str, list[int]]:

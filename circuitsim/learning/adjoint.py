@@ -8,7 +8,7 @@ from circuitsim.learning.estimators import gradient_from
 from circuitsim.learning.gradient import Gradient
 from circuitsim.learning.phases import Phases
 from circuitsim.netlist.tables import FloatArray
-from circuitsim.solver import OperatingPoint, solve_transposed
+from circuitsim.solver import OperatingPoint
 
 __all__ = ["Adjoint"]
 
@@ -25,6 +25,7 @@ class Adjoint:
         self, phases: Phases, inputs: FloatArray, targets: FloatArray, *, free: OperatingPoint | None = None
     ) -> Gradient:
         free = free or phases.free(inputs)
-        slope = phases.cost.nudge(targets, 1.0).current(phases.outputs(free))
-        s = solve_transposed(phases.plan, phases.values, free, slope, phases.settings, inputs=inputs)
-        return gradient_from(phases, targets, free, s, estimator=self.label, beta=None, read=("free",))
+        s = phases.adjoint(inputs, targets, free)
+        return gradient_from(
+            phases, inputs, targets, free, s, estimator=self.label, beta=None, read=("free",)
+        )

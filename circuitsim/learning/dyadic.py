@@ -33,4 +33,6 @@ class Dyadic:
         free = free or phases.free(inputs)
         s = phases.dyadic(inputs, targets, self.beta, free) / self.beta
         read = ("free", "dyadic")
-        return gradient_from(phases, targets, free, s, estimator=self.label, beta=self.beta, read=read)
+        return gradient_from(
+            phases, inputs, targets, free, s, estimator=self.label, beta=self.beta, read=read
+        )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from circuitsim.errors import NetlistError
-from circuitsim.learning.gradient import Gradient, local_rule
+from circuitsim.learning.gradient import Gradient, layered_rule
 from circuitsim.learning.phases import Phases
 from circuitsim.netlist.tables import FloatArray
 from circuitsim.solver import OperatingPoint
@@ -45,7 +45,7 @@ class DyadicBP:
             )
         layered = phases.plan.layered
         steps = 2 * layered.structure.depth if self.steps is None else self.steps
-        m, d = clocked_steps(
+        point, d = clocked_steps(
             layered,
             phases.values,
             inputs,
@@ -53,9 +53,9 @@ class DyadicBP:
             steps,
             phases.settings,
         )
-        y = phases.netlist.outputs.read(m)
+        y = np.asarray(layered.read(point.layers[layered.structure.output_layer]), dtype=np.float64)
         return Gradient(
-            crossbars=local_rule(phases.netlist, m, d),
+            crossbars=layered_rule(layered, point, d),
             estimator=self.label,
             beta=None,
             phases=("clocked",),

@@ -35,8 +35,9 @@ class EP:
         s = phases.nudged(inputs, targets, self.beta, free)
         if self.centred:
             # To first order the other side is the mirror image.
-            s = (s - phases.nudged(inputs, targets, -self.beta, free, guess=-s)) / 2
+            s = s - phases.nudged(inputs, targets, -self.beta, free, guess=-s)
+        swing = (2 if self.centred else 1) * self.beta
         read = ("free", "nudged +", "nudged -") if self.centred else ("free", "nudged +")
         return gradient_from(
-            phases, targets, free, s / self.beta, estimator=self.label, beta=self.beta, read=read
+            phases, inputs, targets, free, s / swing, estimator=self.label, beta=self.beta, read=read
         )

@@ -6,8 +6,8 @@ from typing import Protocol
 
 import numpy as np
 
-from circuitsim.learning.gradient import Gradient, local_rule
-from circuitsim.learning.phases import Phases
+from circuitsim.learning.gradient import Gradient
+from circuitsim.learning.phases import Change, Phases
 from circuitsim.netlist.tables import FloatArray
 from circuitsim.solver import OperatingPoint
 
@@ -29,18 +29,19 @@ class Estimator(Protocol):
 
 def gradient_from(
     phases: Phases,
+    inputs: FloatArray,
     targets: FloatArray,
     free: OperatingPoint,
-    s: FloatArray,
+    s: Change,
     *,
     estimator: str,
     beta: float | None,
     read: tuple[str, ...],
 ) -> Gradient:
-    """Apply the local rule to the change per unit of beta, ``s`` (B, N) V."""
+    """Apply the local rule to the change per unit of beta, ``s``."""
     y = phases.outputs(free)
     return Gradient(
-        crossbars=local_rule(phases.netlist, free.node_voltage, s),
+        crossbars=phases.rule(inputs, free, s),
         estimator=estimator,
         beta=beta,
         phases=read,

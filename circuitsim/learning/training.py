@@ -12,7 +12,7 @@ from circuitsim.chip import Chip
 from circuitsim.learning.adjoint import Adjoint
 from circuitsim.learning.cost import Cost
 from circuitsim.learning.estimators import Estimator
-from circuitsim.learning.gradient import alignment
+from circuitsim.learning.gradient import Gradient, alignment
 from circuitsim.learning.optimiser import Optimiser, OptimiserSpec
 from circuitsim.learning.phases import Phases
 from circuitsim.learning.scores import score_of
@@ -21,6 +21,9 @@ from circuitsim.seeds import stream
 from circuitsim.solver import Drive, Plan, SolverSettings, solve
 
 __all__ = ["Samples", "Trainer"]
+
+_CHECKED = 1000
+"""Test samples solved at once, and those of them whose residual and power are measured."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -58,11 +61,12 @@ class Trainer:
         probe: int = 64,
         settings: SolverSettings | None = None,
     ) -> None:
+        self.settings = settings or SolverSettings(check=False)
         self.plan = plan
-        self.chip = chip
+        self.chip = chip if self.settings.precision == "float64" else chip.in_precision("float32")
         self.cost = cost
         self.estimator = estimator
-        self.optimiser = Optimiser(optimiser, plan.netlist, cost.conductance)
+        self.optimiser = Optimiser(optimiser, plan.netlist, cost.conductance, self.settings.precision)
         self.train = train
         self.test = test
         self.classes = classes
@@ -70,7 +74,6 @@ class Trainer:
         self.batch = batch
         self.epochs = epochs
         self.seed = seed
-        self.settings = settings or SolverSettings(check=False)
         self._probe = stream(seed, "probe").permutation(len(train))[:probe]
         self._targets = cost.targets(train.labels, classes)
 
@@ -94,7 +97,9 @@ class Trainer:
         return Phases(plan=self.plan, values=self.chip.values, cost=self.cost, settings=self.settings)
 
     def epoch(
-        self, number: int, on_step: Callable[[int, int], None] = lambda step, steps: None
+        self,
+        number: int,
+        on_step: Callable[[int, int, Mapping[str, float]], None] = lambda step, steps, running: None,
     ) -> dict[str, float]:
         """Train one epoch (from 0) and return its metrics.
 
@@ -111,13 +116,14 @@ class Trainer:
         parts = np.array_split(order, max(1, round(len(order) / self.batch)))
         factor = self.optimiser.spec.schedule.factor(number, self.epochs)
         cost, total = 0.0, 0.0
+        seen = 0
         for step, rows in enumerate(parts):
-            gradient = self.estimator.estimate(self.phases(), self.train.inputs[rows], self._targets[rows])
-            target = self.optimiser.step(self.chip.target, gradient, factor)
-            self.chip = self.chip.programmed(target)
+            gradient = self.step(rows, factor)
+            seen += len(rows)
             cost += gradient.cost * len(rows)
             total += self.score.total(gradient.outputs, self.train.labels[rows])
-            on_step(step + 1, len(parts))
+            running = {"train_cost": cost / seen, f"train_{self.score.name}": self.score.mean(total, seen)}
+            on_step(step + 1, len(parts), running)
         seconds = time.perf_counter() - started
         metrics = {
             "train_cost": cost / len(order),
@@ -127,8 +133,17 @@ class Trainer:
         metrics |= self.measure()
         return {name: metrics[name] for name in self.metric_names}
 
+    def step(self, rows: IntArray, factor: float = 1.0) -> Gradient:
+        """Learn from the training samples ``rows`` once: estimate, step, program."""
+        gradient = self.estimator.estimate(self.phases(), self.train.inputs[rows], self._targets[rows])
+        self.chip = self.chip.reprogrammed(self.optimiser.step(self.chip.target, gradient, factor))
+        return gradient
+
     def measure(self) -> dict[str, float]:
-        """Return the metrics that do not train: test set, residual, power, gradient alignment."""
+        """Return the metrics that do not train: test set, residual, power, gradient alignment.
+
+        The residual and the power are those of the first `_CHECKED` test samples.
+        """
         netlist = self.plan.netlist
         checked = SolverSettings(
             method=self.settings.method,
@@ -137,8 +152,12 @@ class Trainer:
             max_iterations=self.settings.max_iterations,
             check=True,
         )
-        point = solve(self.plan, self.chip.values, Drive(inputs=self.test.inputs), checked)
-        y = netlist.outputs.read(point.node_voltage)
+        phases = self.phases()
+        point = solve(self.plan, self.chip.values, Drive(inputs=self.test.inputs[:_CHECKED]), checked)
+        outputs = [netlist.outputs.read(point.node_voltage)]
+        for start in range(_CHECKED, len(self.test), _CHECKED):
+            outputs.append(phases.outputs(phases.free(self.test.inputs[start : start + _CHECKED])))
+        y = np.concatenate(outputs)
         metrics = {
             "test_cost": float(
                 np.mean(self.cost.value(y, self.cost.targets(self.test.labels, self.classes)))
@@ -147,7 +166,6 @@ class Trainer:
             "kcl_residual": float(point.relative_residual.max()),
             "power": float(point.power.mean()),
         }
-        phases = self.phases()
         inputs, targets = self.train.inputs[self._probe], self._targets[self._probe]
         free = phases.free(inputs)
         estimate = self.estimator.estimate(phases, inputs, targets, free=free)
@@ -173,6 +191,6 @@ class Trainer:
         for crossbar in self.plan.netlist.trainable:
             minus = state.get(f"conductance/{crossbar.name}/g_minus")
             target[crossbar.name] = (state[f"conductance/{crossbar.name}/g_plus"], minus)
-        self.chip = self.chip.programmed(target)
+        self.chip = self.chip.reprogrammed(target)
         moments = {key.removeprefix("optimiser/"): array for key, array in state.items()}
         self.optimiser.restore(moments, int(state["optimiser/count"][0]))

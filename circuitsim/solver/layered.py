@@ -1,22 +1,18 @@
 """The layered method: nodes that couple only through crossbars, amplifier banks and virtual grounds.
 
-State: one array (B, n) per layer of nodes. A sweep visits the layers; each gets one BLAS product per
-crossbar and direction for the whole batch, then every node's scalar equation is solved to the end. One
-sweep is exact where the phase is feedforward; otherwise sweeps repeat until nothing moves.
+State: one array (B, n) per layer of nodes. Visiting a layer takes one BLAS product per crossbar and
+direction for the whole batch, then every node's scalar equation is solved to the end. One pass over
+the layers is exact where the phase is feedforward; otherwise sweeps repeat (`circuitsim.solver.relaxation`).
 
 The nudged and corrected phases and the transposed system are solved for the displacement D = v - v0
-from the free point, never as differences of voltages, so that a small beta costs no digits. They
-differ only in what a bank passes on (f its output, a = f'(v0), B its back gain):
-
-    phase        forward, to the bit lines       back, to the control node
-    nudged       f(v0 + D) - f(v0)               B
-    corrected    f(v0 + D) - f(v0) - a D + B D   a
-    transposed   B D                             a
+from the free point, never as differences of voltages, so that a small beta costs no digits; see
+`circuitsim.solver.banks` for what sets them apart.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,52 +22,70 @@ from circuitsim.netlist import Netlist, Nudge, Values
 from circuitsim.netlist.models import diode_conductance, diode_current, softmax
 from circuitsim.netlist.tables import FloatArray, IntArray
 from circuitsim.solver.banks import BankPoint, Phase, bank_output, bank_point
-from circuitsim.solver.kernels.nodes import solve_increments, solve_nodes
-from circuitsim.solver.layers import Layers
-from circuitsim.solver.mixing import Anderson
-from circuitsim.solver.point import Drive, SolverSettings
-from circuitsim.solver.weights import Weights, constant_currents, gather, known_voltages
+from circuitsim.solver.kernels.amplifiers import held_nodes
+from circuitsim.solver.kernels.nodes import clamp_increments, clamp_nodes, solve_increments, solve_nodes
+from circuitsim.solver.layers import Layers, Link
+from circuitsim.solver.point import SolverSettings
+from circuitsim.solver.relaxation import relax
+from circuitsim.solver.threads import share_batch
+from circuitsim.solver.weights import (
+    Weights,
+    Words,
+    constant_currents,
+    gather,
+    known_voltages,
+    known_words,
+    lines_of,
+)
 
-__all__ = ["LayeredPlan", "LayeredResult"]
+__all__ = ["FreePoint", "LayerChange", "LayeredPlan"]
 
 Array = NDArray[Any]
 
+_OUTWEIGHED = 4
+"""Status, see `STATUS`."""
+_NODE_WORK = 20
+"""What one node with diodes is worth in visited matrix entries."""
+
+
+@dataclass(frozen=True, eq=False)
+class LayerChange:
+    """Displacements (B, n) V of the layers in a phase: an element of a vector space."""
+
+    phase: Phase
+    layers: tuple[Array, ...]
+    iterations: IntArray
+    status: NDArray[np.int8]
+
+    def __sub__(self, other: LayerChange) -> LayerChange:
+        return self._with(a - b for a, b in zip(self.layers, other.layers, strict=True))
+
+    def __neg__(self) -> LayerChange:
+        return self._with(-a for a in self.layers)
+
+    def __truediv__(self, divisor: float) -> LayerChange:
+        return self._with(a * a.dtype.type(1 / divisor) for a in self.layers)
+
+    def _with(self, layers: Any) -> LayerChange:
+        return LayerChange(self.phase, tuple(layers), self.iterations, self.status)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class LayeredResult:
-    """Node voltages (B, N), displacement (B, N) or None, sweeps and status (B,)."""
+class FreePoint:
+    """The free phase of a batch, layer by layer, with what its other phases need of it."""
 
-    node_voltage: FloatArray
-    displacement: FloatArray | None
+    weights: Weights
+    inputs: Array
+    words: list[Words | None]
+    layers: list[Array]
+    """v0 (B, n) V"""
+    banks: list[BankPoint]
     iterations: IntArray
     status: NDArray[np.int8]
 
 
-@dataclass(eq=False)
-class _Sweeps:
-    """Convergence of the samples of a batch over sweeps."""
-
-    batch: int
-    done: NDArray[np.bool_] = field(init=False)
-    iterations: IntArray = field(init=False)
-    status: NDArray[np.int8] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.done = np.zeros(self.batch, dtype=np.bool_)
-        self.iterations = np.zeros(self.batch, dtype=np.int64)
-        self.status = np.ones(self.batch, dtype=np.int8)
-
-    def note(self, sweep: int, settled: NDArray[np.bool_], lost: NDArray[np.bool_]) -> bool:
-        """Record who has settled or is lost after a sweep; True when nobody is left."""
-        self.status[settled & ~self.done] = 0
-        self.status[lost & ~self.done] = 3
-        self.iterations[~self.done] = sweep
-        self.done |= settled | lost
-        return bool(self.done.all())
-
-
 class LayeredPlan:
-    """A netlist's layers, and the sweeps over them.
+    """A netlist's layers, and the phases of a network of them.
 
     Raises:
         NotLayered: with the element that does not fit.
@@ -94,283 +108,189 @@ class LayeredPlan:
         return kept
 
     def free(
-        self, values: Values, drive: Drive, settings: SolverSettings, start: FloatArray | None
-    ) -> LayeredResult:
-        """Solve the free phase of B samples, from node voltages ``start`` (B, N) if given."""
+        self, values: Values, inputs: Array, settings: SolverSettings, start: list[Array] | None = None
+    ) -> FreePoint:
+        """Solve the free phase for inputs (B, n_in), from layers' voltages ``start`` if given."""
         w = self.weights(values, settings.precision)
-        known = known_voltages(self.structure, values, drive.inputs).astype(w.dtype)
-        constant = constant_currents(self.structure, w, known)
-        state = [
-            np.zeros((len(known), len(nodes)), dtype=w.dtype)
-            if start is None
-            else np.ascontiguousarray(start[:, nodes], dtype=w.dtype)
-            for nodes in self.layers
-        ]
-        conductance = [
-            np.broadcast_to(load, x.shape) for load, x in zip(self._free_loads(w), state, strict=True)
-        ]
-        sweeps = _Sweeps(len(known))
-
-        def update(layer: int) -> Array:
-            current = constant[layer] + self.incoming(w, layer, state)
-            return self.settle(w, layer, conductance[layer], current, state[layer])
-
-        # Sweeps that run away overflow: the status says so, not NumPy.
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            self._sweep(
-                self.structure.order, self.structure.feedforward, update, state, conductance, sweeps, settings
-            )
-        return LayeredResult(
-            node_voltage=self.full_voltage(w, known, state),
-            displacement=None,
-            iterations=sweeps.iterations,
-            status=sweeps.status,
+        words = known_words(self.structure, values, inputs, w.dtype)
+        system = _Free(self, w, words, self._constant(w, words, inputs), start)
+        found = relax(system, self.structure.sweeps["free"], settings)
+        return FreePoint(
+            weights=w,
+            inputs=inputs,
+            words=words,
+            layers=found.state,
+            banks=self.bank_points(w, found.state),
+            iterations=found.iterations,
+            status=found.status,
         )
 
-    def _free_loads(self, w: Weights) -> list[Array]:
-        loads = list(w.load)
-        for number, link in enumerate(self.links):
-            if link.source == "bank":
-                layer = self.structure.bank_layer[link.index]
-                feedback = w.back[link.index] * w.gain[link.index] * w.word_sum[number]
-                if np.any(feedback):
-                    loads[layer] = loads[layer] + feedback
-        return loads
-
-    def incoming(self, w: Weights, layer: int, state: list[Array]) -> Array:
-        """Return the current (B, n) that other layers send into this one in the free phase."""
-        total = np.zeros_like(state[layer])
-        for number, link in enumerate(self.links):
-            signed = w.signed[number]
-            if link.source == "bank":
-                source = self.structure.bank_layer[link.index]
-                back = w.back[link.index]
-                if link.target == layer:
-                    current = bank_output(w, link.index, state[source]) @ signed
-                    total += current if link.sense < 0 else w.sense[link.sense] * current
-                if source == layer and np.any(back):
-                    if link.sense < 0:
-                        total += back * (state[link.target] @ signed.T)
-                    total -= back * w.gain[link.index] * w.offset[link.index] * w.word_sum[number]
-            elif link.source == "layer":
-                if link.target == layer:
-                    total += state[link.index] @ signed
-                if link.index == layer:
-                    total += state[link.target] @ signed.T
-        return total
-
-    def settle(self, w: Weights, layer: int, a: Array, current: Array, old: Array) -> Array:
-        diodes = w.diodes[layer]
-        if diodes is None:
-            return current / a
-        new = old.copy()
-        solve_nodes(a, current, *diodes, new)
-        return new
+    def at(self, values: Values, inputs: Array, voltage: FloatArray, precision: str) -> FreePoint:
+        """Return node voltages (B, N) V as a free point, which they need not be."""
+        w = self.weights(values, precision)
+        layers = [np.ascontiguousarray(voltage[:, nodes], dtype=w.dtype) for nodes in self.layers]
+        return FreePoint(
+            weights=w,
+            inputs=inputs,
+            words=known_words(self.structure, values, inputs, w.dtype),
+            layers=layers,
+            banks=self.bank_points(w, layers),
+            iterations=np.zeros(len(voltage), dtype=np.int64),
+            status=np.zeros(len(voltage), dtype=np.int8),
+        )
 
     def increments(
         self,
-        values: Values,
+        base: FreePoint,
         phase: Phase,
-        free_voltage: FloatArray,
         settings: SolverSettings,
         *,
-        inputs: FloatArray,
         nudge: Nudge | None = None,
         output_current: FloatArray | None = None,
         residual: bool = False,
         held_current: FloatArray | None = None,
-        start: FloatArray | None = None,
-    ) -> LayeredResult:
-        """Solve for the displacement from the free point (B, N) that a nudge or a current causes.
+        start: LayerChange | None = None,
+    ) -> LayerChange:
+        """Solve for the displacement from the free point that a nudge or a current causes.
 
         ``output_current`` (B, K) A leaves the outputs, whatever they do; a nudge follows them.
         ``residual`` is for points that are not the free point: it adds what is left of the free phase's
         equations there. ``held_current`` (B, M) A is by how much the anchor's branch currents differ
         from those that its node voltages imply.
         """
-        w = self.weights(values, settings.precision)
-        known = known_voltages(self.structure, values, inputs).astype(w.dtype)
-        v0 = [np.ascontiguousarray(free_voltage[:, nodes], dtype=w.dtype) for nodes in self.layers]
-        batch = len(known)
-        banks = self.bank_points(w, v0)
-        back: list[Array] = [bank.back if phase == "nudged" else bank.slope for bank in banks]
-        state = [
-            np.zeros((batch, len(nodes)), dtype=w.dtype)
-            if start is None
-            else np.ascontiguousarray(start[:, nodes], dtype=w.dtype)
-            for nodes in self.layers
-        ]
-        conductance: list[Array] = [
-            np.broadcast_to(load, x.shape) for load, x in zip(w.load, state, strict=True)
-        ]
-        for number, link in enumerate(self.links):
-            # What the bank passes forward linearly: B D or a D, read back through its own back gain.
-            if link.source == "bank" and np.any(w.back[link.index]):
-                layer = self.structure.bank_layer[link.index]
-                loop = w.back[link.index] * banks[link.index].slope * w.word_sum[number]
-                conductance[layer] = conductance[layer] + loop
-        constant = [np.zeros_like(x) for x in state]
+        w, v0 = base.weights, base.layers
+        constant: list[Array | None] = [None] * len(v0)
         if residual:
-            for layer, current in enumerate(self.free_residual(w, known, v0)):
-                constant[layer] -= current
+            constant = [-current for current in self._residual(w, base.words, base.inputs, v0)]
         if held_current is not None:
-            self._hold(w, banks, held_current, constant)
-        y0 = self.read(v0[self.structure.output_layer]) if self.structure.output_layer >= 0 else None
+            constant = [np.zeros_like(x) if c is None else c for c, x in zip(constant, v0, strict=True)]
+            self._hold(w, base.banks, held_current, constant)
         if output_current is not None:
-            constant[self.structure.output_layer] -= self.spread(
-                output_current.astype(w.dtype), v0[self.structure.output_layer]
-            )
-        small_signal = phase == "transposed"
-        linear_diodes = [
-            self.diode_slopes(w, layer, v0[layer]) if small_signal else None for layer in range(len(v0))
-        ]
-        sweeps = _Sweeps(batch)
+            layer = self.structure.output_layer
+            pulled = self.spread(output_current.astype(w.dtype, copy=False), v0[layer])
+            constant[layer] = -pulled if constant[layer] is None else constant[layer] - pulled
+        system = _Increment(self, base, phase, constant, nudge, start)
+        if nudge is not None and system.outweighed:
+            status = np.full(len(v0[0]), _OUTWEIGHED, dtype=np.int8)
+            nothing = tuple(np.zeros_like(x) for x in v0)
+            return LayerChange(phase, nothing, np.zeros(len(status), np.int64), status)
+        found = relax(system, self.structure.sweeps[phase], settings)
+        return LayerChange(phase, tuple(found.state), found.iterations, found.status)
 
-        def update(layer: int) -> Array:
-            a: Array = conductance[layer]
-            current = constant[layer].copy()
-            for number, link in enumerate(self.links):
-                signed = w.signed[number]
-                if link.source == "layer":
-                    if link.target == layer:
-                        current += state[link.index] @ signed
-                    if link.index == layer:
-                        current += state[link.target] @ signed.T
-                    continue
-                if link.source != "bank":
-                    continue
-                source = self.structure.bank_layer[link.index]
-                if link.target == layer and not (link.sense >= 0 and phase != "nudged"):
-                    passed = banks[link.index].forward(phase, state[source])
-                    if passed is not None:
-                        sent = passed @ signed
-                        current += sent if link.sense < 0 else w.sense[link.sense] * sent
-                if source == layer:
-                    gain = back[link.index]
-                    if link.sense < 0:
-                        bit: Array | None = state[link.target]
-                    else:
-                        bit = w.sense[link.sense] * state[link.target] if phase != "nudged" else None
-                    if bit is not None and (phase != "nudged" or np.any(gain)):
-                        current += gain * (bit @ signed.T)
-                    if phase == "corrected" and banks[link.index].limit is not None:
-                        # Second-order curvature of the held bank: linearised where it stands.
-                        bend, tilt = banks[link.index].curvature(state[source])
-                        load = gain * w.word_sum[number]
-                        h = np.maximum(load * tilt, -0.5 * a)
-                        current += h * state[layer] - load * bend
-                        a = a + h
-            if layer == self.structure.output_layer and nudge is not None and y0 is not None:
-                pull, stiffness = self._nudge_current(nudge, y0, state[layer])
-                current += stiffness * state[layer] - pull
-                a = a + stiffness
-            diodes = w.diodes[layer]
-            if diodes is None:
-                return current / a
-            if small_signal:
-                return current / (a + linear_diodes[layer])
-            new = state[layer].copy()
-            solve_increments(a, current, v0[layer], *diodes, new)
-            return new
+    def change_of(self, displacement: FloatArray, phase: Phase, precision: str) -> LayerChange:
+        """Return the layers' part of node displacements (B, N) V."""
+        dtype = np.dtype(precision)
+        parts = (np.ascontiguousarray(displacement[:, nodes], dtype=dtype) for nodes in self.layers)
+        count = len(displacement)
+        return LayerChange(phase, tuple(parts), np.zeros(count, np.int64), np.zeros(count, np.int8))
 
-        once = self.structure.feedforward_back and phase == "transposed"
-        order = self.structure.order if phase == "nudged" else self.structure.order_back
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            self._sweep(order, once, update, state, conductance, sweeps, settings)
-        moved = self.full_displacement(w, phase, banks, state)
-        implied = self.full_voltage(w, known, v0)
-        node_voltage = implied + moved
-        if residual:
-            # The point may be off, or of other inputs: driven nodes then move from where it has them.
-            moved += implied - free_voltage
-        return LayeredResult(
-            node_voltage=node_voltage,
-            displacement=moved,
-            iterations=sweeps.iterations,
-            status=sweeps.status,
-        )
-
-    def _sweep(
+    def clocked(
         self,
-        order: list[int],
-        once: bool,
-        update: Any,
-        state: list[Array],
-        conductance: list[Array],
-        sweeps: _Sweeps,
+        values: Values,
+        inputs: Array,
+        output_slope: Callable[[FloatArray], FloatArray],
+        steps: int,
         settings: SolverSettings,
-    ) -> None:
-        single = state[0].dtype == np.float32
-        step_tolerance = 0.1 * settings.voltage_tolerance
-        relative = max(settings.relative_tolerance, 2e-6 if single else 0.0)
-        mixer = Anderson()
-        for sweep in range(1, settings.max_iterations + 1):
-            batch = len(state[0])
-            moved, largest = np.zeros(batch), np.zeros(batch)
-            flow, scale = np.zeros(batch), np.zeros(batch)
-            before = [x.copy() for x in state] if not once else state
-            for layer in order:
-                new = update(layer)
-                if not once:
-                    delta = np.abs(new - state[layer])
-                    a = conductance[layer]
-                    moved = np.maximum(moved, delta.max(axis=1))
-                    flow = np.maximum(flow, (a * delta).max(axis=1))
-                    size = np.abs(new)
-                    largest = np.maximum(largest, size.max(axis=1))
-                    scale = np.maximum(scale, (a * size).max(axis=1))
-                state[layer] = new
-            if once:
-                finite = np.ones(batch, dtype=np.bool_)
-                for x in state:
-                    finite &= np.isfinite(x).all(axis=1)
-                sweeps.note(1, finite, ~finite)
-                return
-            lost = ~np.isfinite(moved) | (largest > 1e9)
-            steady = moved <= np.maximum(step_tolerance, 2e-6 * largest if single else 1e-15 * largest)
-            settled = steady & (flow <= relative * scale + settings.absolute_tolerance)
-            if sweeps.note(sweep, settled, lost):
-                return
-            mixer.mix(before, state, sweeps.done)
+    ) -> tuple[FreePoint, LayerChange]:
+        """Return the circuit m and its transposed copy d after unit steps from zero; see `clocked_steps`."""
+        w, structure = self.weights(values, settings.precision), self.structure
+        words = known_words(structure, values, inputs, w.dtype)
+        system = _Free(self, w, words, self._constant(w, words, inputs), None)
+        m, layers = system.state, range(len(self.layers))
+        d = [np.zeros_like(x) for x in m]
+        for _ in range(steps):
+            banks = self.bank_points(w, m)
+            settled = [system.settled(layer) for layer in layers]
+            d = [self._dual(w, layer, m, d, banks, output_slope) for layer in layers]
+            for layer in layers:
+                system.place(layer, settled[layer])
+            m = list(system.state)
+        count = np.full(len(inputs), steps, dtype=np.int64)
+        status = np.zeros(len(inputs), dtype=np.int8)
+        point = FreePoint(
+            weights=w,
+            inputs=inputs,
+            words=words,
+            layers=m,
+            banks=self.bank_points(w, m),
+            iterations=count,
+            status=status,
+        )
+        return point, LayerChange("transposed", tuple(d), count, status)
 
-    def diode_slopes(self, w: Weights, layer: int, v0: Array) -> Array | float:
-        diodes = w.diodes[layer]
-        if diodes is None:
-            return 0.0
-        sign, ref, i_s, slope, gmin = diodes
-        drop = sign * (v0[:, :, None] - ref)
-        return np.where(i_s > 0, diode_conductance(drop, i_s, slope, gmin), 0.0).sum(axis=2).astype(w.dtype)
-
-    def _nudge_current(self, nudge: Nudge, y0: Array, d: Array) -> tuple[Array, Array]:
-        """Return the nudge's current (B, n) that leaves each node, and its own derivative there."""
-        dy = self.read(d)
-        y = y0 + dy
-        if nudge.kind == "quadratic":
-            g = nudge.beta * nudge.conductance
-            stiffness = np.full_like(y, g)
-            current = g * (y - nudge.target)
-        else:
-            p = softmax(y, nudge.scale)
-            current = nudge.amplitude * (p - nudge.target)
-            stiffness = nudge.amplitude / nudge.scale * p * (1 - p)
-        out = np.zeros_like(d)
-        out[:, self.structure.y_pos] = stiffness
-        if self.structure.y_neg is not None:
-            out[:, self.structure.y_neg] = stiffness
-        return self.spread(current.astype(d.dtype), d), out
+    def _dual(
+        self,
+        w: Weights,
+        layer: int,
+        m: list[Array],
+        d: list[Array],
+        banks: list[BankPoint],
+        output_slope: Callable[[FloatArray], FloatArray],
+    ) -> Array:
+        current = np.zeros_like(d[layer])
+        if layer == self.structure.output_layer:
+            current -= self.spread(output_slope(self.read(m[layer])).astype(w.dtype), m[layer])
+        for number, link in enumerate(self.links):
+            if link.source == "bank" and self.structure.bank_layer[link.index] == layer:
+                bit = d[link.target] if link.sense < 0 else w.sense[link.sense] * d[link.target]
+                current += banks[link.index].slope * (bit @ w.signed[number].T)
+        return current / (w.load[layer] + self.diode_slopes(w, layer, m[layer]))
 
     def read(self, layer_voltage: Array) -> Array:
+        """Return the outputs (B, K) V from the voltages of the output layer."""
         y = layer_voltage[:, self.structure.y_pos]
         return y if self.structure.y_neg is None else y - layer_voltage[:, self.structure.y_neg]
 
     def spread(self, output_current: Array, like: Array) -> Array:
+        """Return the currents (B, n) A of the output layer's nodes from those of outputs (B, K) A."""
         total = np.zeros_like(like)
         total[:, self.structure.y_pos] += output_current
         if self.structure.y_neg is not None:
             total[:, self.structure.y_neg] -= output_current
         return total
 
-    def _hold(self, w: Weights, banks: list[BankPoint], held: FloatArray, constant: list[Array]) -> None:
+    def bank_points(self, w: Weights, state: list[Array]) -> list[BankPoint]:
+        """Return every bank at the node voltages of the layers."""
+        return [bank_point(w, k, state[layer]) for k, layer in enumerate(self.structure.bank_layer)]
+
+    def diode_slopes(self, w: Weights, layer: int, v0: Array) -> Array | float:
+        """Return dI/dv (B, n) S of the diodes at the nodes of a layer."""
+        clamps, diodes = w.clamps[layer], w.diodes[layer]
+        if clamps is not None:
+            low, low_g, high, high_g = clamps
+            return (np.where(v0 < low, low_g, 0.0) + np.where(v0 > high, high_g, 0.0)).astype(w.dtype)
+        if diodes is None:
+            return 0.0
+        total = np.zeros(v0.shape)
+        for sign, ref, i_s, slope, gmin in zip(*diodes, strict=True):
+            total += np.where(i_s > 0, diode_conductance(sign * (v0 - ref), i_s, slope, gmin), 0.0)
+        return total.astype(w.dtype)
+
+    def free_residual(self, w: Weights, inputs: Array, v0: list[Array]) -> list[Array]:
+        """Return the current (B, n) that leaves each node at v0 in the free phase."""
+        return self._residual(w, known_words(self.structure, w.values, inputs, w.dtype), inputs, v0)
+
+    def _residual(self, w: Weights, words: list[Words | None], inputs: Array, v0: list[Array]) -> list[Array]:
+        system = _Free(self, w, words, self._constant(w, words, inputs), v0)
+        residual = []
+        for layer, x in enumerate(v0):
+            current = system.load(layer) * x - system.current(layer)
+            clamps, diodes = w.clamps[layer], w.diodes[layer]
+            if clamps is not None:
+                low, low_g, high, high_g = clamps
+                current += low_g * np.minimum(x - low, 0.0) + high_g * np.maximum(x - high, 0.0)
+            elif diodes is not None:
+                for sign, ref, i_s, slope, gmin in zip(*diodes, strict=True):
+                    through = sign * diode_current(sign * (x - ref), i_s, slope, gmin)
+                    current += np.where(i_s > 0, through, 0.0)
+            residual.append(current.astype(w.dtype, copy=False))
+        return residual
+
+    def _constant(self, w: Weights, words: list[Words | None], inputs: Array) -> list[Array]:
+        known = known_voltages(self.structure, w.values, inputs) if self.structure.pulled else None
+        return constant_currents(self.structure, w, words, len(inputs), known)
+
+    def _hold(self, w: Weights, banks: list[BankPoint], held: FloatArray, constant: list[Any]) -> None:
         """Add the currents that anchored branch currents ``held`` (B, M) A beyond KCL draw."""
         n = self.netlist
         start = len(n.vsource)
@@ -388,24 +308,6 @@ class LayeredPlan:
             start += len(sense.bit)
             constant[self.structure.sense_layer[index]] += w.sense[index] * extra.astype(w.dtype)
 
-    def free_residual(self, w: Weights, known: Array, v0: list[Array]) -> list[Array]:
-        """Return the current (B, n) that leaves each node at v0 in the free phase."""
-        constant = constant_currents(self.structure, w, known)
-        residual = []
-        for layer, load in enumerate(self._free_loads(w)):
-            current = load * v0[layer] - constant[layer] - self.incoming(w, layer, v0)
-            diodes = w.diodes[layer]
-            if diodes is not None:
-                sign, ref, i_s, slope, gmin = diodes
-                drop = sign * (v0[layer][:, :, None] - ref)
-                current += np.where(i_s > 0, sign * diode_current(drop, i_s, slope, gmin), 0.0).sum(axis=2)
-            residual.append(current)
-        return residual
-
-    def bank_points(self, w: Weights, state: list[Array]) -> list[BankPoint]:
-        """Return every bank at the node voltages of the layers."""
-        return [bank_point(w, k, state[layer]) for k, layer in enumerate(self.structure.bank_layer)]
-
     def full_voltage(self, w: Weights, known: Array, state: list[Array]) -> FloatArray:
         """Return all node voltages (B, N) V of the free phase from those of the layers."""
         v = np.array(known, dtype=np.float64)
@@ -418,23 +320,22 @@ class LayeredPlan:
                 v[:, bank.out_neg] = -out
         return v
 
-    def driven_voltages(self, values: Values, inputs: FloatArray, voltage: FloatArray) -> FloatArray:
-        """Return all node voltages (B, N) V that the layers' voltages in ``voltage`` imply."""
-        w = self.weights(values, "float64")
-        return self.full_voltage(
-            w, known_voltages(self.structure, values, inputs), [voltage[:, nodes] for nodes in self.layers]
-        )
+    def node_voltage(self, point: FreePoint) -> FloatArray:
+        """Return all node voltages (B, N) V of a free point."""
+        w = point.weights
+        return self.full_voltage(w, known_voltages(self.structure, w.values, point.inputs), point.layers)
 
-    def full_displacement(
-        self, w: Weights, phase: Phase, banks: list[BankPoint], state: list[Array]
-    ) -> FloatArray:
+    def full_displacement(self, w: Weights, phase: Phase, banks: list[BankPoint], state: Any) -> FloatArray:
         """Return the displacement of all nodes (B, N) V from that of the layers."""
         d = np.zeros((len(state[0]), self.netlist.n_nodes))
         for nodes, x in zip(self.layers, state, strict=True):
             d[:, nodes] = x
         for index, bank in enumerate(self.netlist.banks):
-            layer = self.structure.bank_layer[index]
-            passed = banks[index].forward(phase, state[layer])
+            x = state[self.structure.bank_layer[index]]
+            point = banks[index]
+            passed = point.forward(phase, x)
+            if phase == "corrected" and point.limit is not None:
+                passed = point.change(x) - point.slope * x
             if passed is not None:
                 d[:, bank.out_pos] = passed
                 if bank.out_neg is not None:
@@ -443,3 +344,464 @@ class LayeredPlan:
             for index, sense in enumerate(self.netlist.senses):
                 d[:, sense.bit] = w.sense[index] * state[self.structure.sense_layer[index]]
         return d
+
+
+class _Phase:
+    """What the free phase and the increments share: layers that take currents and settle."""
+
+    def __init__(self, plan: LayeredPlan, w: Weights, state: list[Array]) -> None:
+        self.plan, self.structure, self.w = plan, plan.structure, w
+        self.state = state
+        self.entering: list[list[tuple[int, Link, str]]] = [[] for _ in state]
+        for number, link in enumerate(plan.links):
+            if link.source == "known":
+                if link.wired:
+                    self.entering[link.target].append((number, link, "wired"))
+                continue
+            if link.source == "layer":
+                self.entering[link.target].append((number, link, "from"))
+                self.entering[link.index].append((number, link, "to"))
+                continue
+            self.entering[link.target].append((number, link, "from"))
+            self.entering[self.structure.bank_layer[link.index]].append((number, link, "to"))
+
+    def place(self, layer: int, voltage: Array) -> None:
+        self.state[layer] = voltage
+
+    def wired_currents(
+        self, number: int, link: Link, line: Array | None, bit: Array | None
+    ) -> tuple[Array, Array]:
+        """Return what enters word ports (B, R) and bit ports (B, N) A of a wired crossbar from its wires."""
+        block = self.w.blocks[number]
+        assert block is not None
+        batch = len(self.state[0])
+        rows, columns = len(link.crossbar.lines), len(link.crossbar.bit)
+        words = np.zeros((batch, rows)) if line is None else line
+        bits = np.zeros((batch, columns)) if bit is None else np.asarray(bit, dtype=np.float64)
+        leaving_word, leaving_bit = block.currents(np.broadcast_to(words, (batch, rows)), bits)
+        return -leaving_word, -leaving_bit
+
+
+class _Free(_Phase):
+    """The free phase: a v = constant + what neighbours send."""
+
+    def __init__(
+        self,
+        plan: LayeredPlan,
+        w: Weights,
+        words: list[Words | None],
+        constant: list[Array],
+        start: list[Array] | None,
+    ) -> None:
+        state = [np.zeros_like(x) for x in constant] if start is None else list(start)
+        super().__init__(plan, w, state)
+        self.constant, self.words = constant, words
+        self.loads = [load[None] for load in w.load]
+        for number, link in enumerate(plan.links):
+            if link.source == "bank" and w.two_way[link.index]:
+                layer = self.structure.bank_layer[link.index]
+                loop = w.back[link.index] * w.gain[link.index]
+                places = slice(None) if link.words is None else link.words
+                extra = np.zeros_like(w.load[layer])
+                extra[places] = loop[places] * w.word_sum[number]
+                self.loads[layer] = self.loads[layer] + extra
+        self.outputs: list[Array | None] = [None] * len(plan.netlist.banks)
+
+    def load(self, layer: int) -> Array:
+        return self.loads[layer]
+
+    def place(self, layer: int, voltage: Array) -> None:
+        self.state[layer] = voltage
+        for bank, own in enumerate(self.structure.bank_layer):
+            if own == layer:
+                self.outputs[bank] = None
+
+    def output(self, bank: int) -> Array:
+        """Return the outputs (B, n) V of a bank as its layer stands."""
+        out = self.outputs[bank]
+        if out is None:
+            out = self.outputs[bank] = bank_output(self.w, bank, self.state[self.structure.bank_layer[bank]])
+        return out
+
+    def current(self, layer: int) -> Array:
+        """Return the current (B, n) A into the nodes of a layer at 0 V."""
+        w, total = self.w, self.constant[layer]
+        for number, link, side in self.entering[layer]:
+            signed = w.signed[number]
+            if link.wired:
+                total = self._wired(number, link, side, total)
+            elif link.source == "layer":
+                if side == "from":
+                    total = total + self.state[link.index] @ signed
+                else:
+                    total = total + self.state[link.target] @ signed.T
+            elif side == "from":
+                sent = self.output(link.index) @ signed
+                total = total + (sent if link.sense < 0 else w.sense[link.sense] * sent)
+            elif w.two_way[link.index]:
+                back = w.back[link.index]
+                if link.sense < 0:
+                    total = total + back * (self.state[link.target] @ signed.T)
+                if not w.centred[link.index]:
+                    total = total - back * w.gain[link.index] * w.offset[link.index] * w.word_sum[number]
+        return total
+
+    def _wired(self, number: int, link: Link, side: str, total: Array) -> Array:
+        w, state = self.w, self.state
+        words = slice(None) if link.words is None else link.words
+        bits = slice(None) if link.bits is None else link.bits
+        if link.source == "known":
+            line = self.words[number]
+            assert line is not None
+            plus, minus = line.plus, line.minus
+        else:
+            own = self.output(link.index) if link.source == "bank" else state[link.index]
+            plus, minus = own[:, words], None
+        bit = None if link.sense >= 0 else state[link.target][:, bits]
+        if side == "to" and link.source == "bank" and not w.two_way[link.index]:
+            return total
+        into_word, into_bit = self.wired_currents(number, link, lines_of(link.crossbar, plus, minus), bit)
+        total = total.copy()
+        if side == "to":
+            if link.source == "layer":
+                total[:, words] += into_word + w.word_sum[number] * plus
+                return total
+            if link.crossbar.word_neg is not None:
+                into_word = into_word[:, 0::2] - into_word[:, 1::2]
+            back, gain = w.back[link.index][words], w.gain[link.index][words]
+            own_voltage = state[self.structure.bank_layer[link.index]][:, words]
+            total[:, words] += back * (into_word + gain * w.word_sum[number] * own_voltage)
+            return total
+        if bit is None:
+            total[:, bits] += w.sense[link.sense][bits] * into_bit
+        else:
+            load = self._bit_load(number)
+            total[:, bits] += into_bit + load * bit
+        return total
+
+    def _bit_load(self, number: int) -> Array:
+        block = self.w.blocks[number]
+        assert block is not None
+        return np.asarray(block.load_bit, dtype=self.w.dtype)
+
+    def update(self, layer: int) -> None:
+        self.place(layer, self.settled(layer))
+
+    def settled(self, layer: int) -> Array:
+        """Return the voltages (B, n) V at which the nodes of a layer settle."""
+        w, a, current, old = self.w, self.loads[layer], self.current(layer), self.state[layer]
+        diodes, clamps = w.diodes[layer], w.clamps[layer]
+        if clamps is not None:
+            new = np.empty_like(old)
+            clamp_nodes(a, np.ascontiguousarray(current, dtype=w.dtype), *clamps, new)
+        elif diodes is None:
+            new = current / a
+        else:
+            new = old.copy()
+            drawn = np.ascontiguousarray(current, dtype=w.dtype)
+            columns = diodes
+
+            def rows(k: slice) -> None:
+                solve_nodes(a if len(a) == 1 else a[k], drawn[k], *columns, new[k])
+
+            share_batch(rows, len(new), work=_NODE_WORK * new.shape[1])
+        return new.astype(w.dtype, copy=False)
+
+    def keep(self, rows: IntArray) -> None:
+        self.state = [x[rows] for x in self.state]
+        self.constant = [x[rows] for x in self.constant]
+        self.words = [None if line is None else _rows_of(line, rows) for line in self.words]
+        self.outputs = [None if out is None else out[rows] for out in self.outputs]
+        self.loads = [a if len(a) == 1 else a[rows] for a in self.loads]
+
+
+def _rows_of(line: Words, rows: IntArray) -> Words:
+    return Words(
+        plus=line.plus if len(line.plus) == 1 else line.plus[rows],
+        minus=line.minus if line.minus is None or len(line.minus) == 1 else line.minus[rows],
+    )
+
+
+class _Increment(_Phase):
+    """A phase around the free point: a D = constant + what neighbours' displacements send."""
+
+    def __init__(
+        self,
+        plan: LayeredPlan,
+        base: FreePoint,
+        phase: Phase,
+        constant: list[Array | None],
+        nudge: Nudge | None,
+        start: LayerChange | None,
+    ) -> None:
+        w, v0 = base.weights, base.layers
+        state = [np.zeros_like(x) for x in v0] if start is None else list(start.layers)
+        super().__init__(plan, w, state)
+        self.phase, self.constant, self.v0, self.banks = phase, constant, v0, base.banks
+        self.loads: list[Array] = [load[None] for load in w.load]
+        held = phase == "corrected"
+        self.drawn: list[Array | None] = [None] * len(base.banks)
+        for number, link in enumerate(plan.links):
+            if link.source != "bank":
+                continue
+            layer, bank = self.structure.bank_layer[link.index], base.banks[link.index]
+            places = slice(None) if link.words is None else link.words
+            words = np.zeros_like(w.load[layer])
+            words[places] = w.word_sum[number]
+            if bank.two_way:
+                # What the bank passes forward linearly: B D or a D, read back through its own back gain.
+                self.loads[layer] = self.loads[layer] + bank.back * bank.slope * words
+            elif held and bank.limit is not None:
+                drawn = bank.slope * words
+                before = self.drawn[link.index]
+                self.drawn[link.index] = drawn if before is None else before + drawn
+        if phase == "transposed":
+            for layer, x in enumerate(v0):
+                slopes = plan.diode_slopes(w, layer, x)
+                if isinstance(slopes, np.ndarray):
+                    self.loads[layer] = self.loads[layer] + slopes
+        self.nudge = nudge
+        self.y0 = plan.read(v0[self.structure.output_layer]) if self.structure.output_layer >= 0 else None
+        self.stiff: Array | None = None
+        if nudge is not None and nudge.kind == "quadratic":
+            # A resistor at each output: part of its load.
+            layer = self.structure.output_layer
+            g = np.full((1, len(self.structure.y_pos)), nudge.beta * nudge.conductance, dtype=w.dtype)
+            self.stiff = np.abs(plan.spread(g, v0[layer][:1])) * np.sign(nudge.beta)
+            self.loads[layer] = self.loads[layer] + self.stiff
+        # What saturating banks pass on while held, found with their control nodes.
+        self.bends: list[Array | None] = [None] * len(base.banks)
+        self.passing: list[Array | None] = [None] * len(base.banks)
+        self.fresh = [False] * len(base.banks)
+
+    @property
+    def outweighed(self) -> bool:
+        """Whether the negative conductance of a nudge leaves an output without a positive load."""
+        nudge, layer = self.nudge, self.structure.output_layer
+        if nudge is None or nudge.beta >= 0:
+            return False
+        # A softmax is steepest at a probability of one half.
+        steepest = 0.0 if nudge.kind == "quadratic" else 0.25 * nudge.amplitude / nudge.scale
+        return bool((self.loads[layer] + steepest).min() <= 0)
+
+    def load(self, layer: int) -> Array:
+        return self.loads[layer]
+
+    def place(self, layer: int, voltage: Array) -> None:
+        self.state[layer] = voltage
+        for bank, own in enumerate(self.structure.bank_layer):
+            if own == layer:
+                self.fresh[bank] = False
+
+    def passed(self, bank: int) -> Array | None:
+        """Return what a bank passes on (B, n) V as its layer stands; None where nothing."""
+        if not self.fresh[bank]:
+            point, d = self.banks[bank], self.state[self.structure.bank_layer[bank]]
+            if self.phase == "corrected" and point.limit is not None:
+                self.passing[bank] = point.change(d) - point.slope * d
+            else:
+                self.passing[bank] = point.forward(self.phase, d)
+            self.fresh[bank] = True
+        return self.passing[bank]
+
+    def update(self, layer: int) -> None:
+        w, a, old = self.w, self.loads[layer], self.state[layer]
+        current = self._current(layer)
+        if layer == self.structure.output_layer and self.nudge is not None:
+            pull, stiffness = self._pull(self.nudge, old)
+            current = current - pull
+            if stiffness is not None:
+                a = a + stiffness
+                current += stiffness * old
+        diodes, clamps = w.diodes[layer], w.clamps[layer]
+        held = [
+            bank
+            for bank, own in enumerate(self.structure.bank_layer)
+            if own == layer and self.drawn[bank] is not None
+        ]
+        linear = self.phase == "transposed" or (diodes is None and clamps is None)
+        bends: dict[int, Array] = {}
+        if held and not (linear and len(held) == 1):
+            # Curvature beside diodes, or of several banks: linearised where it stands.
+            for bank in held:
+                bend, tilt = self._curvature(bank, old)
+                drawn = self.drawn[bank]
+                assert drawn is not None
+                h = np.maximum(drawn * tilt, -0.5 * a)
+                current = current + h * old - drawn * bend
+                a = a + h
+        current = np.ascontiguousarray(current, dtype=w.dtype)
+        if not linear:
+            new = old.copy()
+            v0 = self.v0[layer]
+            if clamps is not None:
+                clamp_increments(a, current, v0, *clamps, new)
+            else:
+                assert diodes is not None
+                columns, loads = diodes, np.ascontiguousarray(a, dtype=w.dtype)
+
+                def node_rows(k: slice) -> None:
+                    part = loads if len(loads) == 1 else loads[k]
+                    solve_increments(part, current[k], v0[k], *columns, new[k])
+
+                share_batch(node_rows, len(new), work=_NODE_WORK * new.shape[1])
+        elif len(held) == 1:
+            point, drawn = self.banks[held[0]], self.drawn[held[0]]
+            assert drawn is not None
+            assert point.limit is not None
+            limit, tangent, bend = point.limit, point.t, np.empty_like(old)
+            assert tangent is not None
+            new, loads = old.copy(), np.ascontiguousarray(a, dtype=w.dtype)
+
+            def held_rows(k: slice) -> None:
+                held_nodes(
+                    loads if len(loads) == 1 else loads[k],
+                    current[k],
+                    drawn[k],
+                    point.gain,
+                    limit,
+                    tangent[k],
+                    point.slope[k],
+                    new[k],
+                    bend[k],
+                )
+
+            share_batch(held_rows, len(new), work=_NODE_WORK * new.shape[1])
+            bends[held[0]] = bend
+        else:
+            new = current / a
+        self.place(layer, new.astype(w.dtype, copy=False))
+        for bank, bend in bends.items():
+            self.passing[bank], self.fresh[bank] = bend, True
+
+    def _current(self, layer: int) -> Array:
+        """Return the current (B, n) A into the nodes of a layer where none of them moves."""
+        w, state, phase = self.w, self.state, self.phase
+        total = self.constant[layer]
+        for number, link, side in self.entering[layer]:
+            if link.wired:
+                sent = self._wired(number, link, side)
+            elif link.source == "layer":
+                signed = w.signed[number]
+                sent = state[link.index] @ signed if side == "from" else state[link.target] @ signed.T
+            elif side == "from":
+                if link.sense >= 0 and phase != "nudged":
+                    continue
+                passed = self.passed(link.index)
+                if passed is None:
+                    continue
+                sent = passed @ w.signed[number]
+                if link.sense >= 0:
+                    sent *= w.sense[link.sense]
+            else:
+                bank = self.banks[link.index]
+                if phase == "nudged" and (not bank.two_way or link.sense >= 0):
+                    continue
+                bit = state[link.target] if link.sense < 0 else w.sense[link.sense] * state[link.target]
+                sent = bit @ w.signed[number].T
+                sent *= bank.back if phase == "nudged" else bank.slope
+            if sent is not None:
+                total = sent if total is None else total + sent
+        return np.zeros_like(state[layer]) if total is None else total
+
+    def _wired(self, number: int, link: Link, side: str) -> Array | None:
+        """Return what a wired crossbar's displacement sends into a layer, its diagonal load taken back."""
+        w, state, phase = self.w, self.state, self.phase
+        words = slice(None) if link.words is None else link.words
+        bits = slice(None) if link.bits is None else link.bits
+        line: Array | None = None
+        if link.source == "layer":
+            line = state[link.index][:, words]
+        elif link.source == "bank":
+            if side == "to" and phase == "nudged" and not w.two_way[link.index]:
+                return None
+            passed = self.passed(link.index) if link.sense < 0 or phase == "nudged" else None
+            line = None if passed is None else passed[:, words]
+        moving: Array | None = None
+        if link.sense < 0:
+            moving = state[link.target][:, bits]
+        elif phase != "nudged":
+            if side == "from":
+                return None
+            moving = w.sense[link.sense][bits] * state[link.target][:, bits]
+        into_word, into_bit = self.wired_currents(
+            number, link, None if line is None else lines_of(link.crossbar, line, None), moving
+        )
+        batch = len(state[0])
+        if side == "to":
+            layer = link.index if link.source == "layer" else self.structure.bank_layer[link.index]
+            sent = np.zeros((batch, state[layer].shape[1]), dtype=w.dtype)
+            if link.source == "layer":
+                assert line is not None
+                sent[:, words] = into_word + w.word_sum[number] * line
+                return sent
+            if link.crossbar.word_neg is not None:
+                into_word = into_word[:, 0::2] - into_word[:, 1::2]
+            bank = self.banks[link.index]
+            gain = bank.back[None] if phase == "nudged" else bank.slope
+            if line is not None:
+                # What the bank itself passes on is in the load, or is drawn with its bend.
+                into_word = into_word + w.word_sum[number] * line
+            sent[:, words] = gain[:, words] * into_word
+            return sent
+        sent = np.zeros((batch, state[link.target].shape[1]), dtype=w.dtype)
+        if link.sense >= 0:
+            sent[:, bits] = w.sense[link.sense][bits] * into_bit
+            return sent
+        block = w.blocks[number]
+        assert block is not None
+        assert moving is not None
+        sent[:, bits] = into_bit + block.load_bit * moving
+        return sent
+
+    def _curvature(self, bank: int, d: Array) -> tuple[Array, Array]:
+        """Return f(v0 + d) - f(v0) - a d and its derivative."""
+        point = self.banks[bank]
+        change = point.change(d)
+        assert point.t is not None
+        assert point.limit is not None
+        finite = np.where(np.isinf(point.limit), 1e30, point.limit)
+        there = point.t + change / finite
+        return change - point.slope * d, point.gain * (1 - there * there) - point.slope
+
+    def _pull(self, nudge: Nudge, d: Array) -> tuple[Array, Array | None]:
+        """Return the nudge's current (B, n) that leaves each node and, where it bends, its own derivative.
+
+        Of a quadratic cost's the part that grows with the displacement is in the load.
+        """
+        assert self.y0 is not None
+        if nudge.kind == "quadratic":
+            current = nudge.beta * nudge.conductance * (self.y0 - nudge.target)
+            if self.structure.y_neg is not None:
+                # The other side of a pair moves the target of this one.
+                g = nudge.beta * nudge.conductance
+                pull = self.plan.spread(current.astype(d.dtype), d)
+                pull[:, self.structure.y_pos] -= d.dtype.type(g) * d[:, self.structure.y_neg]
+                pull[:, self.structure.y_neg] -= d.dtype.type(g) * d[:, self.structure.y_pos]
+                return pull, None
+            return self.plan.spread(current.astype(d.dtype), d), None
+        y = self.y0 + self.plan.read(d)
+        p = softmax(y, nudge.scale)
+        current = nudge.amplitude * (p - nudge.target)
+        stiffness = nudge.amplitude / nudge.scale * p * (1 - p)
+        own = np.zeros_like(d)
+        own[:, self.structure.y_pos] = stiffness
+        if self.structure.y_neg is not None:
+            own[:, self.structure.y_neg] = stiffness
+        return self.plan.spread(current.astype(d.dtype), d), own
+
+    def keep(self, rows: IntArray) -> None:
+        def some(array: Array | None) -> Array | None:
+            return array if array is None or len(array) == 1 else array[rows]
+
+        self.state = [x[rows] for x in self.state]
+        self.v0 = [x[rows] for x in self.v0]
+        self.constant = [some(x) for x in self.constant]
+        self.loads = [a if len(a) == 1 else a[rows] for a in self.loads]
+        self.drawn = [some(x) for x in self.drawn]
+        self.passing = [some(x) for x in self.passing]
+        self.banks = [bank.rows(rows) for bank in self.banks]
+        if self.y0 is not None:
+            self.y0 = self.y0[rows]
+        if self.nudge is not None:
+            self.nudge = self.nudge.rows(rows)

@@ -6,6 +6,8 @@ and between layers, nodes couple through crossbars, amplifier banks and virtual 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +16,11 @@ import numpy as np
 from circuitsim.netlist import GROUND, Crossbar, Netlist
 from circuitsim.netlist.tables import FloatArray, IntArray
 
-__all__ = ["Layers", "Link", "NotLayered"]
+__all__ = ["Layers", "Link", "NotLayered", "Sweep"]
+
+
+_FEW_LAYERS = 12
+"""Up to which every choice of layers that close the loops is looked at."""
 
 
 class NotLayered(Exception):
@@ -32,6 +38,24 @@ class Link:
     target: int
     sense: int
     """Number of the virtual ground that takes the bit lines; -1 where they are the nodes themselves."""
+    words: IntArray | None = None
+    bits: IntArray | None = None
+    """Places of the word and bit lines in their bank and layers, where a tile takes only some; None: all."""
+
+    @property
+    def wired(self) -> bool:
+        return self.crossbar.wired
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sweep:
+    """The order in which a phase visits the layers, those that close its loops last.
+
+    With the ``loops`` held the others follow from each other in order; without any, one pass is exact.
+    """
+
+    order: tuple[int, ...]
+    loops: tuple[int, ...]
 
 
 class Layers:
@@ -62,13 +86,10 @@ class Layers:
 
     def _classify_nodes(self) -> None:
         n = self.netlist
-        outsiders = (n.ideal_diode, n.vccs, n.cccs, n.behavioural_current, *n.voltage_defined[1:])
+        outsiders = (n.vccs, n.cccs, n.behavioural_current, *n.voltage_defined[1:])
         for outside in outsiders:
             if len(outside):
                 raise NotLayered(f"{outside.kind} {outside.name[0]} is outside a block")
-        for crossbar in n.crossbars:
-            if crossbar.wired:
-                raise NotLayered(f"crossbar {crossbar.name} has line resistance")
         if n.loads:
             raise NotLayered(f"load {n.loads[0].name} couples nodes of a layer")
         known = np.zeros(n.n_nodes, dtype=np.bool_)
@@ -85,6 +106,10 @@ class Layers:
         self.known = known
         self.driven_by_input = np.zeros(n.n_nodes, dtype=np.bool_)
         self.driven_by_input[self.known_node[n.inputs.source]] = True
+        self.input_column = np.full(n.n_nodes, -1)
+        self.input_column[self.known_node[n.inputs.source]] = n.inputs.column
+        self.input_gain = np.zeros(n.n_nodes)
+        self.input_gain[self.known_node[n.inputs.source]] = n.inputs.gain
         bank_of = np.full(n.n_nodes, -1)
         for index, bank in enumerate(n.banks):
             for outputs in (bank.out_pos, bank.out_neg):
@@ -103,7 +128,7 @@ class Layers:
             sense_of[sense.bit] = index
         self.bank_of, self.sense_of = bank_of, sense_of
         self.is_free = ~known & (bank_of < 0) & (sense_of < 0)
-        for table in (n.resistor, n.diode, n.isource):
+        for table in (n.resistor, n.diode, n.ideal_diode, n.isource):
             if not len(table):
                 continue
             free = ~known[table.pos] & ~known[table.neg]
@@ -115,16 +140,21 @@ class Layers:
         d = n.diode
         if np.isfinite(d.breakdown_voltage).any():
             raise NotLayered("a diode breaks down")
-        if self.driven_by_input[d.pos].any() or self.driven_by_input[d.neg].any():
-            raise NotLayered("a diode clamps to an input")
+        for table in (d, n.ideal_diode):
+            if self.driven_by_input[table.pos].any() or self.driven_by_input[table.neg].any():
+                raise NotLayered("a diode clamps to an input")
 
     def _find_layers(self) -> None:
         n = self.netlist
         layer_of = np.full(n.n_nodes, -1)
         layers: list[IntArray] = []
         candidates = [bank.control for bank in n.banks] + [sense.output for sense in n.senses]
-        for crossbar in n.crossbars:
+        plain = [crossbar for crossbar in n.crossbars if not crossbar.wired]
+        for crossbar in plain:
             candidates += [a for a in (crossbar.word_pos, crossbar.word_neg, crossbar.bit) if a is not None]
+        if len(plain) < len(n.crossbars):
+            # A tile joins parts of layers.
+            candidates += n.groups.values()
         for nodes in candidates:
             if len(nodes) == 0 or not self.is_free[nodes].any():
                 continue
@@ -149,6 +179,13 @@ class Layers:
         for nodes in layers:
             self.place[nodes] = np.arange(len(nodes))
         self.bank_layer = [int(layer_of[bank.control[0]]) for bank in n.banks]
+        r = n.resistor
+        self.pulled = [
+            (int(near[k]), int(far[k]), int(k))
+            for near, far in ((r.pos, r.neg), (r.neg, r.pos))
+            for k in np.flatnonzero(self.is_free[near] & (far != GROUND))
+        ]
+        """Single resistors between a free node and a source: (node, node of the source, row)."""
         self.sense_layer = [int(layer_of[sense.output[0]]) for sense in n.senses]
         ports = n.outputs
         self.output_layer = -1
@@ -172,29 +209,49 @@ class Layers:
         for crossbar in n.crossbars:
             words, minus, bit = crossbar.word_pos, crossbar.word_neg, crossbar.bit
             sense = int(self.sense_of[bit[0]])
+            bits: IntArray | None = None
             if sense >= 0:
-                if not np.array_equal(n.senses[sense].bit, bit):
-                    raise NotLayered(f"crossbar {crossbar.name} shares a virtual ground only in part")
+                bits = self._part(n.senses[sense].bit, bit, crossbar, "shares a virtual ground only in part")
                 target = self.sense_layer[sense]
             else:
                 target = int(self.layer_of[bit[0]])
+                if target >= 0:
+                    bits = self._part(self.layers[target], bit, crossbar, "reads two layers")
             if target < 0:
                 raise NotLayered(f"crossbar {crossbar.name} reads driven nodes")
             source: Literal["known", "bank", "layer"]
+            places: IntArray | None = None
             if self.known[words].all() and (minus is None or self.known[minus].all()):
                 source, index = "known", -1
             elif self.bank_of[words[0]] >= 0:
                 source, index = "bank", int(self.bank_of[words[0]])
                 bank = n.banks[index]
-                fits = np.array_equal(bank.out_pos, words)
-                fits &= minus is None or (bank.out_neg is not None and np.array_equal(bank.out_neg, minus))
-                if not fits:
-                    raise NotLayered(f"crossbar {crossbar.name} takes only part of bank {bank.name}")
+                partly = f"takes only part of bank {bank.name}"
+                places = self._part(bank.out_pos, words, crossbar, partly)
+                if minus is not None:
+                    if bank.out_neg is None:
+                        raise NotLayered(f"crossbar {crossbar.name} {partly}")
+                    other = self._part(bank.out_neg, minus, crossbar, partly)
+                    if not np.array_equal(
+                        bank.out_pos if places is None else places, bank.out_pos if other is None else other
+                    ):
+                        raise NotLayered(f"crossbar {crossbar.name} {partly}")
             elif self.layer_of[words[0]] >= 0 and minus is None and sense < 0:
                 source, index = "layer", int(self.layer_of[words[0]])
+                places = self._part(self.layers[index], words, crossbar, "has word lines of two layers")
             else:
                 raise NotLayered(f"crossbar {crossbar.name} has word lines of two kinds")
-            self.links.append(Link(crossbar=crossbar, source=source, index=index, target=target, sense=sense))
+            self.links.append(
+                Link(
+                    crossbar=crossbar,
+                    source=source,
+                    index=index,
+                    target=target,
+                    sense=sense,
+                    words=places,
+                    bits=bits,
+                )
+            )
         for index, bank in enumerate(n.banks):
             if not bank.one_way and np.isfinite(bank.saturation).any():
                 raise NotLayered(f"bank {bank.name} saturates and feeds back")
@@ -203,6 +260,19 @@ class Layers:
         for index, layer in enumerate(self.sense_layer):
             if layer < 0:
                 raise NotLayered(f"virtual ground {n.senses[index].name} feeds a driven node")
+
+    def _part(self, whole: IntArray, nodes: IntArray, crossbar: Crossbar, otherwise: str) -> IntArray | None:
+        """Return the places of ``nodes`` in ``whole``; None where they are the same."""
+        if np.array_equal(whole, nodes):
+            return None
+        if not crossbar.wired or len(set(nodes.tolist())) < len(nodes):
+            raise NotLayered(f"crossbar {crossbar.name} {otherwise}")
+        order = np.argsort(whole)
+        found = np.minimum(np.searchsorted(whole, nodes, sorter=order), len(whole) - 1)
+        places = order[found]
+        if not np.array_equal(whole[places], nodes):
+            raise NotLayered(f"crossbar {crossbar.name} {otherwise}")
+        return places
 
     def _find_diodes(self) -> None:
         """Give every layer its diodes: table rows (n, D), -1 for none, sign (n, D) and far nodes (n, D).
@@ -222,8 +292,44 @@ class Layers:
             rows, far_nodes = (table[:, :, k].astype(np.int64) for k in (0, 2))
             self.diodes.append((rows, np.ascontiguousarray(table[:, :, 1]), far_nodes))
 
+        ideal = self.netlist.ideal_diode
+        fixed = np.zeros(self.netlist.n_nodes)
+        fixed[self.known_node] = self.netlist.vsource.voltage
+        self.clamps: list[tuple[IntArray, IntArray, IntArray, IntArray]] = []
+        for layer, nodes in enumerate(self.layers):
+            sides = []
+            for near, far in ((ideal.neg, ideal.pos), (ideal.pos, ideal.neg)):
+                row, other = np.full(len(nodes), -1), np.zeros(len(nodes), dtype=np.int64)
+                for k in np.flatnonzero(self.is_free[near] & (self.layer_of[near] == layer)):
+                    place = self.place[near[k]]
+                    if row[place] >= 0:
+                        raise NotLayered(f"ideal diode {ideal.name[int(k)]} shares its side of a node")
+                    row[place], other[place] = k, far[k]
+                sides += [row, other]
+            low_row, low_far, high_row, high_far = sides
+            clamped = (low_row >= 0) | (high_row >= 0)
+            if clamped.any() and self.diodes[layer][0].size:
+                raise NotLayered("a layer has ideal and other diodes")
+            both = (low_row >= 0) & (high_row >= 0)
+            if np.any(fixed[low_far[both]] > fixed[high_far[both]]):
+                raise NotLayered("two ideal diodes hold a node apart")
+            self.clamps.append((low_row, low_far, high_row, high_far))
+
+    def mirrored(self, crossbar: Crossbar, voltage: FloatArray) -> bool:
+        """Whether the known word lines of the two halves always stand at opposite voltages."""
+        plus, minus = crossbar.word_pos, crossbar.word_neg
+        assert minus is not None
+        fixed = np.zeros(self.netlist.n_nodes)
+        fixed[self.known_node] = voltage
+        undriven = self.input_column[plus] < 0
+        return bool(
+            np.array_equal(self.input_column[plus], self.input_column[minus])
+            and np.array_equal(self.input_gain[plus], -self.input_gain[minus])
+            and np.array_equal(fixed[plus[undriven]], -fixed[minus[undriven]])
+        )
+
     def _edges(self, *, swapped: bool) -> set[tuple[int, int]]:
-        """Return (from, to) between layers: in the free phase, or in the corrected and transposed ones."""
+        """Return (from, to) between layers: in the free phase, or in the transposed one."""
         edges = set()
         for link in self.links:
             if link.source == "layer":
@@ -235,12 +341,57 @@ class Layers:
                     edges.add((b, a))
                 if not swapped or two_way:
                     edges.add((a, b))
+            if link.wired and link.sense < 0:
+                # Bit lines of one crossbar couple through its wires.
+                edges.add((link.target, link.target))
+                if link.source == "layer":
+                    edges.add((link.index, link.index))
         return edges
 
     def _sort(self) -> None:
         count = len(self.layers)
-        self.order, self.feedforward = _topological(count, self._edges(swapped=False))
-        self.order_back, self.feedforward_back = _topological(count, self._edges(swapped=True))
+        forward, back = self._edges(swapped=False), self._edges(swapped=True)
+        bent = {
+            (self.bank_layer[link.index], link.target)
+            for link in self.links
+            if link.source == "bank" and link.sense < 0
+        }
+        sizes = [len(nodes) for nodes in self.layers]
+        self.order, self.feedforward = _topological(count, forward)
+        out = self.output_layer
+        # A nudge of a softmax couples the outputs to each other.
+        pulled = {(out, out)} if out >= 0 else set()
+        self.sweeps: dict[str, Sweep] = {
+            "free": _sweep(sizes, forward),
+            "nudged": _sweep(sizes, forward | pulled),
+            "corrected": _sweep(sizes, back | bent | pulled),
+            "transposed": _sweep(sizes, back),
+        }
+
+
+def _sweep(sizes: list[int], edges: set[tuple[int, int]]) -> Sweep:
+    """Return the cheapest sweep: hold the fewest nodes that leave no loop among the other layers."""
+    count = len(sizes)
+    own = {a for a, b in edges if a == b}
+    subsets: Iterable[tuple[int, ...]]
+    if count <= _FEW_LAYERS:
+        subsets = (tuple(k for k in range(count) if chosen >> k & 1) for chosen in range(1 << count))
+    else:
+        subsets = (tuple(range(count)),)
+    best: Sweep | None = None
+    least = math.inf
+    for loops in sorted(subsets, key=lambda s: (sum(sizes[k] for k in s), s)):
+        if own - set(loops) or sum(sizes[k] for k in loops) >= least:
+            continue
+        rest = [k for k in range(count) if k not in loops]
+        inner = {(a, b) for a, b in edges if a not in loops and b not in loops}
+        order, follows = _topological(count, inner)
+        if follows:
+            best = Sweep(order=(*(k for k in order if k in rest), *loops), loops=loops)
+            least = sum(sizes[k] for k in loops)
+            break
+    assert best is not None
+    return best
 
 
 def _topological(count: int, edges: set[tuple[int, int]]) -> tuple[list[int], bool]:

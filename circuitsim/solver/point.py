@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,6 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 from circuitsim.errors import SpecError
 from circuitsim.netlist import Netlist, Nudge, Values
 from circuitsim.netlist.tables import FloatArray, IntArray
+
+if TYPE_CHECKING:
+    from circuitsim.solver.layered import FreePoint
 
 __all__ = ["STATUS", "Drive", "OperatingPoint", "SolverSettings"]
 
@@ -20,6 +24,8 @@ STATUS = (
     "or start from a nearby point",
     "the small-signal matrix is singular: look for a floating node or a loop of ideal amplifiers",
     "the voltages grew without bound: the circuit has no operating point nearby; lower gains or beta",
+    "the nudge is a negative conductance that outweighs what loads an output: lower beta, or the "
+    "conductance of the cost",
 )
 """What each status code means, and what to try."""
 
@@ -70,11 +76,46 @@ class OperatingPoint:
     it rather than for voltages; free of cancellation."""
     # What a solver found this point as the free phase of; a changed copy does not carry it.
     _free_of: tuple[Values, FloatArray] | None = field(default=None, init=False, repr=False)
+    # The layered method's own form of the point, from which node voltages are written out when asked for.
+    _layers: FreePoint | None = field(default=None, init=False, repr=False)
+    _write: Callable[[], FloatArray] | None = field(default=None, init=False, repr=False)
+
+    @classmethod
+    def of_layers(cls, layers: FreePoint, write: Callable[[], FloatArray]) -> OperatingPoint:
+        """Return an unchecked free point that ``write`` turns into node voltages when they are asked for."""
+        unknown = np.full(len(layers.status), np.nan)
+        point = cls(
+            node_voltage=np.empty((0, 0)),
+            branch_current=np.empty((len(unknown), 0)),
+            kcl_residual=unknown,
+            largest_current=unknown,
+            power=unknown,
+            iterations=layers.iterations,
+            status=layers.status,
+            method="layered",
+        )
+        object.__delattr__(point, "node_voltage")
+        object.__setattr__(point, "_layers", layers)
+        object.__setattr__(point, "_write", write)
+        return point
+
+    def __getattr__(self, name: str) -> Any:
+        write = self.__dict__.get("_write")
+        if name == "node_voltage" and write is not None:
+            voltage = write()
+            voltage.flags.writeable = False
+            object.__setattr__(self, "node_voltage", voltage)
+            return voltage
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
     def is_free_of(self, values: Values, inputs: FloatArray) -> bool:
         """Whether a solver returned this very point as the free phase of these values and inputs."""
         found = self._free_of
-        return found is not None and found[0] is values and np.array_equal(found[1], inputs)
+        return (
+            found is not None
+            and found[0] is values
+            and (found[1] is inputs or np.array_equal(found[1], inputs))
+        )
 
     @property
     def relative_residual(self) -> FloatArray:

@@ -12,20 +12,22 @@ from numpy.typing import ArrayLike, NDArray
 from circuitsim.errors import ConvergenceError, NetlistError
 from circuitsim.netlist import Netlist, Values
 from circuitsim.netlist.tables import FloatArray
+from circuitsim.solver.banks import Phase
 from circuitsim.solver.equations import Equations, drive_residual
 from circuitsim.solver.general import GeneralPlan
-from circuitsim.solver.layered import LayeredPlan
+from circuitsim.solver.layered import FreePoint, LayerChange, LayeredPlan
 from circuitsim.solver.layers import NotLayered
 from circuitsim.solver.lines import batches
 from circuitsim.solver.point import STATUS, Drive, OperatingPoint, SolverSettings
 from circuitsim.solver.wired import NotWired, WiredPlan
 
-__all__ = ["Plan", "build_plan", "solve", "solve_transposed"]
+__all__ = ["Plan", "build_plan", "free_layers", "layered_change", "solve", "solve_transposed", "unsettled"]
 
 _REFEREE = {"float64": 1e-9, "float32": 1e-4}
 """Largest KCL residual that counts as converged, relative to the largest branch current."""
 _REFEREE_FLOOR = 1e-15
 """The same in A, where nothing flows."""
+_OUTWEIGHED = 4
 _RESCUE_LIMIT = 20_000
 """Most unknowns for which samples that sweeps leave unconverged go to the general method."""
 
@@ -93,7 +95,7 @@ def build_plan(netlist: Netlist) -> Plan:
         not_wired = str(error)
     return Plan(
         netlist=netlist,
-        method="layered" if layered is not None else "wired" if wired is not None else "general",
+        method="wired" if wired is not None else "layered" if layered is not None else "general",
         why_not_layered=not_layered,
         why_not_wired=not_wired,
         _layered=layered,
@@ -190,40 +192,100 @@ def _solve_layered(
     guess: FloatArray | None,
 ) -> OperatingPoint:
     layered = plan.layered
+    if drive.anchor is None and drive.nudge is None:
+        found = layered.free(values, drive.inputs, settings, _start(layered, start))
+        left = np.flatnonzero(found.status)
+        if not settings.check and not len(left):
+            return OperatingPoint.of_layers(found, lambda: layered.node_voltage(found))
+        v = layered.node_voltage(found)
+        point = _finished(plan, values, drive, settings, v, found.iterations, found.status, None, None)
+        if not len(left):
+            object.__setattr__(point, "_layers", found)
+        return point
+    base = drive.anchor
+    if base is None:
+        base = start or solve(plan, values, drive.with_nudge(None), settings)
+    phase: Phase = "nudged" if drive.anchor is None else "corrected"
+    first = None if guess is None else layered.change_of(guess, phase, settings.precision)
+    change, point0 = layered_change(plan, values, drive, base, settings, start=first)
+    moved = layered.full_displacement(point0.weights, phase, point0.banks, change.layers)
+    implied = layered.node_voltage(point0)
+    v = implied + moved
+    if not base.is_free_of(values, drive.inputs):
+        # The point may be off, or of other inputs: driven nodes then move from where it has them.
+        moved += implied - base.node_voltage
+    return _finished(plan, values, drive, settings, v, change.iterations, change.status, moved, base)
+
+
+def layered_change(
+    plan: Plan,
+    values: Values,
+    drive: Drive,
+    base: OperatingPoint,
+    settings: SolverSettings,
+    *,
+    start: LayerChange | None = None,
+) -> tuple[LayerChange, FreePoint]:
+    """Return the displacement of the layers from ``base`` in a nudged or corrected phase, and its base."""
+    layered = plan.layered
+    # Around the free point its own equations drop out, and with them all cancellation.
+    elsewhere = not base.is_free_of(values, drive.inputs)
+    point = free_layers(plan, values, drive.inputs, base, settings)
+    held = None
+    if elsewhere and drive.anchor is not None and base.branch_current.shape[1]:
+        equations = Equations(netlist=plan.netlist, values=values)
+        held = base.branch_current - equations.grounded_branch_currents(layered.node_voltage(point))
+    phase: Phase = "nudged" if drive.anchor is None else "corrected"
+    change = layered.increments(
+        point, phase, settings, nudge=drive.nudge, residual=elsewhere, held_current=held, start=start
+    )
+    return change, point
+
+
+def free_layers(
+    plan: Plan, values: Values, inputs: FloatArray, point: OperatingPoint, settings: SolverSettings
+) -> FreePoint:
+    """Return the layers' form of a point: its own if it is the free point of these values and inputs."""
+    own = point._layers
+    if (
+        own is not None
+        and own.weights.dtype == settings.precision
+        and own.weights.values is values
+        and point.is_free_of(values, inputs)
+    ):
+        return own
+    return plan.layered.at(values, inputs, point.node_voltage, settings.precision)
+
+
+def _start(layered: LayeredPlan, start: OperatingPoint | None) -> list[FloatArray] | None:
+    if start is None:
+        return None
+    if start._layers is not None:
+        return start._layers.layers
+    return [np.ascontiguousarray(start.node_voltage[:, nodes]) for nodes in layered.layers]
+
+
+def _finished(
+    plan: Plan,
+    values: Values,
+    drive: Drive,
+    settings: SolverSettings,
+    v: FloatArray,
+    iterations: NDArray[np.int64],
+    status: NDArray[np.int8],
+    displacement: FloatArray | None,
+    base: OperatingPoint | None,
+) -> OperatingPoint:
+    """Return the point of a layered solve: samples that it left go to the general method."""
     equations = Equations(netlist=plan.netlist, values=values)
     method = "layered"
-    displacement = None
-    if drive.anchor is None and drive.nudge is None:
-        result = layered.free(values, drive, settings, None if start is None else start.node_voltage)
-    else:
-        base = drive.anchor
-        if base is None:
-            base = start or solve(plan, values, drive.with_nudge(None), settings)
-        # Around the free point its own equations drop out, and with them all cancellation.
-        elsewhere = not base.is_free_of(values, drive.inputs)
-        held = None
-        if elsewhere and drive.anchor is not None and base.branch_current.shape[1]:
-            implied = layered.driven_voltages(values, drive.inputs, base.node_voltage)
-            held = base.branch_current - equations.grounded_branch_currents(implied)
-        result = layered.increments(
-            values,
-            "nudged" if drive.anchor is None else "corrected",
-            base.node_voltage,
-            settings,
-            inputs=drive.inputs,
-            nudge=drive.nudge,
-            residual=elsewhere,
-            held_current=held,
-            start=guess,
-        )
-        displacement = result.displacement
-    v, iterations, status = result.node_voltage, result.iterations, result.status
-    left = np.flatnonzero(status)
+    left = np.flatnonzero((status != 0) & (status != _OUTWEIGHED))
     if len(left) and settings.method == "auto" and plan.general.n_unknowns <= _RESCUE_LIMIT:
         # Sweeps need not contract where Newton converges.
         rescue = _solve_general(
             plan, values, _rows(drive, left), replace(settings, check=True, precision="float64"), None
         )
+        iterations, status = iterations.copy(), status.copy()
         v[left], iterations[left], status[left] = rescue.node_voltage, rescue.iterations, rescue.status
         if displacement is not None and base is not None:
             displacement[left] = rescue.node_voltage - base.node_voltage[left]
@@ -319,28 +381,31 @@ def solve_transposed(
     """
     settings = settings or SolverSettings()
     equations = Equations(netlist=plan.netlist, values=values)
-    full = _with_currents(equations, point)
-    assert full is not None
     if plan.chosen(settings) != "layered":
+        full = _with_currents(equations, point)
+        assert full is not None
         return plan.general.transposed(values, full, output_current)
-    result = plan.layered.increments(
-        values,
-        "transposed",
-        point.node_voltage,
-        settings,
-        inputs=inputs,
-        output_current=output_current,
-        start=start,
-    )
-    displacement = result.displacement
-    assert displacement is not None
+    layered = plan.layered
+    base = free_layers(plan, values, inputs, point, settings)
+    guess = None if start is None else layered.change_of(start, "transposed", settings.precision)
+    result = layered.increments(base, "transposed", settings, output_current=output_current, start=guess)
+    displacement = layered.full_displacement(base.weights, "transposed", base.banks, result.layers)
     left = np.flatnonzero(result.status)
     if len(left):
         if settings.method == "layered" or plan.general.n_unknowns > _RESCUE_LIMIT:
-            raise ConvergenceError(
-                f"{len(left)} of {len(point.status)} transposed solves did not settle: {STATUS[1]}",
-                object=plan.netlist.title,
-            )
+            raise unsettled(plan, result.status)
+        full = _with_currents(equations, point)
+        assert full is not None
         some = replace(full, node_voltage=full.node_voltage[left], branch_current=full.branch_current[left])
         displacement[left] = plan.general.transposed(values, some, output_current[left])
     return displacement
+
+
+def unsettled(plan: Plan, status: NDArray[np.int8]) -> ConvergenceError:
+    """Return the error of layered displacements that did not settle."""
+    bad = np.flatnonzero(status)
+    return ConvergenceError(
+        f"{len(bad)} of {len(status)} samples did not settle (first: sample {bad[0]}): "
+        f"{STATUS[int(status[bad[0]])]}",
+        object=plan.netlist.title,
+    )

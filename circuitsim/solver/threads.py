@@ -1,30 +1,51 @@
-"""A batch shared between threads."""
+"""A batch shared between threads. Kernels release the GIL; threads of numba's own (``prange``) would make
+them take longer to compile."""
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
-import numpy as np
+__all__ = ["share_batch", "threads"]
 
-__all__ = ["share_batch"]
+_WORTH = 100_000
+"""Matrix entries visited from which on a thread of its own is worth it."""
 
 
-def share_batch(rows: Callable[[slice], None], batch: int, *, work: int) -> None:
+@cache
+def threads() -> int:
+    """Return how many threads to use: CIRCUITSIM_THREADS or OMP_NUM_THREADS, else the processors at hand."""
+    for name in ("CIRCUITSIM_THREADS", "OMP_NUM_THREADS"):
+        text = os.environ.get(name, "")
+        if text.isdigit() and int(text) > 0:
+            return int(text)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@cache
+def _pool(process: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads())
+
+
+def share_batch(rows: Callable[[slice], None], batch: int, *, work: int, parts: int | None = None) -> None:
     """Run ``rows`` over the slices of a batch, on as many threads as the work is worth.
 
-    ``work`` is that of one sample in matrix entries visited; a thread is taken to be worth it from about
-    10^5 on. Kernels release the GIL. Threads of numba's own (``prange``) would make them take longer to
-    compile.
+    ``work`` is that of one sample in matrix entries visited. ``parts`` fixes the number of slices,
+    whatever the number of threads.
     """
-    threads = min(os.cpu_count() or 1, batch, 1 + batch * work // 100_000)
-    if threads <= 1:
+    count = min(threads(), batch, 1 + batch * work // _WORTH)
+    if count <= 1 and parts is None:
         rows(slice(0, batch))
         return
     # More parts than threads, because samples differ in how many steps they take.
-    edges = np.linspace(0, batch, min(batch, 4 * threads) + 1).astype(int)
-    with ThreadPoolExecutor(threads) as pool:
-        for job in [pool.submit(rows, slice(a, b)) for a, b in itertools.pairwise(edges.tolist())]:
-            job.result()
+    size = parts or min(batch, 4 * count)
+    slices = [slice(batch * k // size, batch * (k + 1) // size) for k in range(size)]
+    if count <= 1:
+        for part in slices:
+            rows(part)
+        return
+    # A pool does not survive a fork.
+    for job in [_pool(os.getpid()).submit(rows, part) for part in slices]:
+        job.result()

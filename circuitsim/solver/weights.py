@@ -3,19 +3,39 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from circuitsim.netlist import GROUND, Values
-from circuitsim.netlist.tables import FloatArray
+from circuitsim.netlist import Crossbar, Values
+from circuitsim.netlist.tables import FloatArray, IntArray
+from circuitsim.solver.kernels.conductances import pair_sums, single_sums
 from circuitsim.solver.layers import Layers
+from circuitsim.solver.threads import share_batch
 
-__all__ = ["Weights", "constant_currents", "gather", "known_voltages"]
+if TYPE_CHECKING:
+    from circuitsim.solver.wired_block import WiredBlock
+
+__all__ = ["Clamps", "Weights", "Words", "constant_currents", "gather", "known_voltages", "known_words"]
 
 Array = NDArray[Any]
 Diodes = tuple[Array, Array, Array, Array, Array]
+Clamps = tuple[Array, Array, Array, Array]
+
+_PARTS = 4
+"""Slices in which a large crossbar is summed, whatever the number of threads, so that sums are the same."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Words:
+    """Voltages of known word lines: ``plus`` (B, M) V, or (1, M) where all samples share them.
+
+    ``minus`` is None where it is the opposite of ``plus``, or where there are no such lines.
+    """
+
+    plus: Array
+    minus: Array | None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -25,42 +45,68 @@ class Weights:
     values: Values
     dtype: Any
     signed: list[Array]
-    """W = g_plus - g_minus (M, N) per link."""
+    """W = g_plus - g_minus (M, N) per link; empty for wired ones."""
     word_sum: list[Array]
-    """sum over bit lines of g_plus + g_minus (M,) per link."""
+    """sum over bit lines of g_plus + g_minus (M,) per link; of wired ones the loads of their ports."""
     load: list[Array]
     """(n,) S that loads each node, per layer: leaks, crossbars, layer-to-layer conductances."""
     gain: list[Array]
     saturation: list[Array]
     offset: list[Array]
     back: list[Array]
+    linear: list[bool]
+    """Whether no amplifier of a bank saturates."""
+    two_way: list[bool]
+    """Whether a bank draws current from its controls."""
+    centred: list[bool]
+    """Whether a bank has no offsets."""
     sense: list[Array]
     diodes: list[Diodes | None]
-    """(sign, ref, i_s, slope, gmin), each (n, D), per layer."""
+    """(sign, ref, i_s, slope, gmin), each (D, n), per layer."""
+    clamps: list[Clamps | None]
+    """Ideal diodes (low, low_g, high, high_g), each (n,), per layer."""
+    blocks: list[WiredBlock | None]
+    """Wired crossbars, per link."""
 
 
 def gather(layers: Layers, values: Values, precision: str) -> Weights:
     """Sum and convert one set of values."""
     n, dtype = layers.netlist, np.dtype(precision)
     load = [np.zeros(len(nodes)) for nodes in layers.layers]
-    node_load = np.zeros(n.n_nodes)
-    conductance = values.tables["resistor"]["conductance"]
-    for nodes in (n.resistor.pos, n.resistor.neg):
-        node_load += np.bincount(nodes, conductance, n.n_nodes)
-    for layer, nodes in enumerate(layers.layers):
-        load[layer] += node_load[nodes]
+    if len(n.resistor):
+        node_load = np.zeros(n.n_nodes)
+        conductance = values.tables["resistor"]["conductance"]
+        for nodes in (n.resistor.pos, n.resistor.neg):
+            node_load += np.bincount(nodes, conductance, n.n_nodes)
+        for layer, nodes in enumerate(layers.layers):
+            load[layer] += node_load[nodes]
     signed, word_sum = [], []
+    blocks: list[WiredBlock | None] = []
     for link in layers.links:
         halves = [g for _, g in n.device_conductances(link.crossbar, values)]
         g_plus, g_minus = halves[0], halves[1] if len(halves) == 2 else None
-        total = g_plus if g_minus is None else g_plus + g_minus
-        signed.append(np.asarray(g_plus if g_minus is None else g_plus - g_minus, dtype=dtype))
-        words = total.sum(axis=1)
+        if link.wired:
+            from circuitsim.solver.wired_block import WiredBlock
+
+            block = WiredBlock(
+                link.crossbar,
+                np.asarray(g_plus, dtype=np.float64),
+                None if g_minus is None else np.asarray(g_minus, dtype=np.float64),
+            )
+            blocks.append(block)
+            signed.append(np.empty((0, 0), dtype=dtype))
+            words, bits = np.asarray(block.load_word), np.asarray(block.load_bit)
+            if g_minus is not None:
+                words = words.reshape(-1, 2).sum(axis=1)
+        else:
+            blocks.append(None)
+            difference, words, bits = _sums(g_plus, g_minus, dtype)
+            signed.append(difference)
         word_sum.append(words.astype(dtype))
         if link.sense < 0:
-            load[link.target] += total.sum(axis=0)
+            load[link.target][slice(None) if link.bits is None else link.bits] += bits
         if link.source == "layer":
-            load[link.index] += words
+            load[link.index][slice(None) if link.words is None else link.words] += words
     banks = [values.banks[bank.name] for bank in n.banks]
     return Weights(
         values=values,
@@ -72,9 +118,35 @@ def gather(layers: Layers, values: Values, precision: str) -> Weights:
         saturation=[b["saturation"].astype(dtype) for b in banks],
         offset=[b["offset"].astype(dtype) for b in banks],
         back=[b["back_gain"].astype(dtype) for b in banks],
+        linear=[bool(np.isinf(b["saturation"]).all()) for b in banks],
+        two_way=[bool(np.any(b["back_gain"])) for b in banks],
+        centred=[not np.any(b["offset"]) for b in banks],
         sense=[values.senses[sense.name].astype(dtype) for sense in n.senses],
         diodes=[_diodes(layers, layer, values) for layer in range(len(layers.layers))],
+        clamps=[_clamps(layers, layer, values) for layer in range(len(layers.layers))],
+        blocks=blocks,
     )
+
+
+def _sums(g_plus: Array, g_minus: Array | None, dtype: Any) -> tuple[Array, FloatArray, FloatArray]:
+    """Return g_plus - g_minus (M, N), and the sums of both over bit lines (M,) and word lines (N,)."""
+    size, n = g_plus.shape
+    words = np.empty(size)
+    parts = _PARTS if g_plus.size > 4 * 65536 and size >= _PARTS else 1
+    bits = np.zeros((parts, n))
+    edges = np.linspace(0, size, parts + 1).astype(int).tolist()
+    signed = np.ascontiguousarray(g_plus, dtype=dtype) if g_minus is None else np.empty((size, n), dtype)
+
+    def rows(k: slice) -> None:
+        for part in range(k.start, k.stop):
+            first, last = edges[part], edges[part + 1]
+            if g_minus is None:
+                single_sums(g_plus, first, last, words, bits[part])
+            else:
+                pair_sums(g_plus, g_minus, first, last, signed, words, bits[part])
+
+    share_batch(rows, parts, work=g_plus.size // parts, parts=parts)
+    return signed, words, bits.sum(axis=0)
 
 
 def _diodes(layers: Layers, layer: int, values: Values) -> Diodes | None:
@@ -94,10 +166,29 @@ def _diodes(layers: Layers, layer: int, values: Values) -> Diodes | None:
             ("parallel_conductance", 0.0),
         )
     ]
-    return sign, np.where(here, fixed[far], 0.0), columns[0], columns[1], columns[2]
+    reference = np.where(here, fixed[far], 0.0)
+    sign, reference, i_s, slope, gmin = (
+        np.ascontiguousarray(column.T) for column in (sign, reference, *columns)
+    )
+    return sign, reference, i_s, slope, gmin
 
 
-def known_voltages(layers: Layers, values: Values, inputs: FloatArray) -> FloatArray:
+def _clamps(layers: Layers, layer: int, values: Values) -> Clamps | None:
+    low_row, low_far, high_row, high_far = layers.clamps[layer]
+    if not (np.any(low_row >= 0) or np.any(high_row >= 0)):
+        return None
+    fixed = np.zeros(layers.netlist.n_nodes)
+    fixed[layers.known_node] = values.tables["vsource"]["voltage"]
+    g = values.tables["ideal_diode"]["conductance"]
+    found: list[Array] = []
+    # A place without a diode holds one that never conducts.
+    for row, far, never in ((low_row, low_far, -np.inf), (high_row, high_far, np.inf)):
+        here = row >= 0
+        found += [np.where(here, fixed[far], never), np.where(here, g[row], 0.0)]
+    return found[0], found[1], found[2], found[3]
+
+
+def known_voltages(layers: Layers, values: Values, inputs: Array) -> FloatArray:
     """Return node voltages (B, N) V with those that sources fix filled in, for inputs (B, n_in)."""
     n = layers.netlist
     known = np.zeros((len(inputs), n.n_nodes))
@@ -106,37 +197,95 @@ def known_voltages(layers: Layers, values: Values, inputs: FloatArray) -> FloatA
     return known
 
 
-def constant_currents(layers: Layers, w: Weights, known: Array) -> list[Array]:
-    """Return the currents (B, n) into each layer that no free node changes: once per sample."""
-    n = layers.netlist
-    total = [np.zeros((len(known), len(nodes)), dtype=w.dtype) for nodes in layers.layers]
-    for number, link in enumerate(layers.links):
+def known_words(layers: Layers, values: Values, inputs: Array, dtype: Any) -> list[Words | None]:
+    """Return the word lines of every link whose voltages are known; None for the others."""
+    found: list[Words | None] = []
+    voltage = values.tables["vsource"]["voltage"]
+    for link in layers.links:
         if link.source != "known":
+            found.append(None)
             continue
-        c = link.crossbar
-        plus = known[:, c.word_pos]
-        if c.word_neg is None:
-            current = plus @ w.signed[number]
+        crossbar = link.crossbar
+        plus = _line_voltages(layers, voltage, inputs, crossbar.word_pos, dtype)
+        minus: Array | None = None
+        if crossbar.word_neg is not None and not layers.mirrored(crossbar, voltage):
+            minus = _line_voltages(layers, voltage, inputs, crossbar.word_neg, dtype)
+        found.append(Words(plus=plus, minus=minus))
+    return found
+
+
+def _line_voltages(layers: Layers, voltage: FloatArray, inputs: Array, nodes: IntArray, dtype: Any) -> Array:
+    column, gain = layers.input_column[nodes], layers.input_gain[nodes]
+    if np.all(column < 0):
+        fixed = np.zeros(layers.netlist.n_nodes)
+        fixed[layers.known_node] = voltage
+        return fixed[nodes].astype(dtype)[None]
+    if np.all(column >= 0):
+        start = int(column[0])
+        if np.array_equal(column, np.arange(start, start + len(column))):
+            chosen = inputs[:, start : start + len(column)]
         else:
-            minus = known[:, c.word_neg]
-            current = plus @ w.signed[number]
-            rest = plus + minus
-            if np.any(rest):
-                g_minus = n.device_conductances(c, w.values)[1][1]
-                current += rest @ np.asarray(g_minus, dtype=w.dtype)
-        total[link.target] += current if link.sense < 0 else w.sense[link.sense] * current
+            chosen = inputs[:, column]
+        return np.multiply(chosen, gain.astype(dtype), dtype=dtype, casting="same_kind")
+    fixed = np.zeros(layers.netlist.n_nodes)
+    fixed[layers.known_node] = voltage
+    line = np.where(column < 0, fixed[nodes], inputs[:, column] * gain)
+    return line.astype(dtype)
+
+
+def constant_currents(
+    layers: Layers, w: Weights, words: list[Words | None], batch: int, known: FloatArray | None = None
+) -> list[Array]:
+    """Return the currents (B, n) into each layer that no free node changes: once per sample.
+
+    ``known`` (B, N) V is needed where single resistors join nodes to sources (``layers.pulled``).
+    """
+    n = layers.netlist
+    total: list[Array | None] = [None] * len(layers.layers)
+    shared = [np.zeros(len(nodes), dtype=w.dtype) for nodes in layers.layers]
+
+    def add(layer: int, current: Array) -> None:
+        if len(current) == 1 and batch != 1:
+            shared[layer] += current[0]
+        elif total[layer] is None:
+            total[layer] = current
+        else:
+            total[layer] += current
+
+    for number, link in enumerate(layers.links):
+        line = words[number]
+        if line is None or link.wired:
+            continue
+        current = line.plus @ w.signed[number]
+        if link.crossbar.word_neg is not None and line.minus is not None:
+            g_minus = n.device_conductances(link.crossbar, w.values)[1][1]
+            current = current + (line.plus + line.minus) @ np.asarray(g_minus, dtype=w.dtype)
+        add(link.target, current if link.sense < 0 else w.sense[link.sense] * current)
     t = w.values.tables
-    r, s = n.resistor, n.isource
-    for near, far in ((r.pos, r.neg), (r.neg, r.pos)):
-        use = np.flatnonzero(layers.is_free[near] & (far != GROUND))
-        for k in use:
-            node = near[k]
-            current = t["resistor"]["conductance"][k] * known[:, far[k]]
-            total[layers.layer_of[node]][:, layers.place[node]] += current.astype(w.dtype)
+    for node, other, row in layers.pulled:
+        assert known is not None
+        layer = int(layers.layer_of[node])
+        column = np.zeros((batch, len(layers.layers[layer])), dtype=w.dtype)
+        column[:, layers.place[node]] = t["resistor"]["conductance"][row] * known[:, other]
+        add(layer, column)
+    s = n.isource
     for near, sign in ((s.pos, -1.0), (s.neg, 1.0)):
         for k in np.flatnonzero(layers.is_free[near]):
-            node = near[k]
-            total[layers.layer_of[node]][:, layers.place[node]] += w.dtype.type(
-                sign * t["isource"]["current"][k]
-            )
-    return total
+            shared[layers.layer_of[near[k]]][layers.place[near[k]]] += sign * t["isource"]["current"][k]
+    found = []
+    for layer, one in enumerate(total):
+        if one is None:
+            found.append(np.tile(shared[layer], (batch, 1)))
+        else:
+            if np.any(shared[layer]):
+                one += shared[layer]
+            found.append(one)
+    return found
+
+
+def lines_of(crossbar: Crossbar, plus: Array, minus: Array | None) -> FloatArray:
+    """Return voltages (B, R) V of the word lines in the order of ``Crossbar.lines``."""
+    if crossbar.word_neg is None:
+        return np.asarray(plus, dtype=np.float64)
+    both = np.stack([plus, -plus if minus is None else minus], axis=2)
+    return np.asarray(both, dtype=np.float64).reshape(len(plus), -1)

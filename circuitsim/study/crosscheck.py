@@ -283,7 +283,8 @@ class CrossCheckStudy:
         assert subject.targets is not None
         inputs, targets = subject.inputs[rows], subject.targets[rows]
         if phase == "dyadic":
-            return self._phases().dyadic(inputs, targets, beta, free)[0]
+            phases = self._phases()
+            return phases.nodes(phases.dyadic(inputs, targets, beta, free), inputs, free)[0]
         drive = Drive(
             inputs=inputs,
             nudge=subject.cost.nudge(targets, beta),

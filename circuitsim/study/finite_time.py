@@ -123,6 +123,7 @@ class _Relaxing:
         capacitance: Literal["equal", "file"],
     ) -> None:
         self.netlist, self.values, self.targets = phases.netlist, phases.values, targets
+        self.inputs = inputs
         self.plan, self.cost = phases.plan.layered, phases.cost
         self.weights = self.plan.weights(self.values, "float64")
         self.known = known_voltages(self.plan.structure, self.values, inputs)
@@ -177,7 +178,7 @@ class _Relaxing:
         """Return -F(m) / C and -(J(m)^T d + dC/dm) / C."""
         plan, w = self.plan, self.weights
         state, dual = np.split(m, self.ends, axis=1), np.split(d, self.ends, axis=1)
-        leaving = plan.free_residual(w, self.known, state)
+        leaving = plan.free_residual(w, self.inputs, state)
         banks = plan.bank_points(w, state)
         into = [np.zeros_like(x) for x in dual]
         loads: list[FloatArray] = [

@@ -121,7 +121,7 @@ def test_every_sample_is_used_once_an_epoch_in_a_new_order(monkeypatch: pytest.M
     epochs = []
     for number in range(2):
         seen.clear()
-        trainer.epoch(number, lambda step, of: steps.append((step, of)))
+        trainer.epoch(number, lambda step, of, running: steps.append((step, of)))
         assert [len(part) for part in seen] == [8] * 5
         epochs.append(np.concatenate(seen))
     assert steps == [(k, 5) for k in (1, 2, 3, 4, 5)] * 2

@@ -378,11 +378,11 @@ def _small_case() -> dict[str, list[float]]:
 
 
 def test_plain_python_agrees_with_the_compiled_kernels() -> None:
-    code = "import json, tests.solver.test_sparse_lu as t; print(json.dumps(t._small_case()))"
+    code = "import json, test_sparse_lu as t; print(json.dumps(t._small_case()))"
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     run = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
-        env={**os.environ, "NUMBA_DISABLE_JIT": "1", "PYTHONPATH": root},
+        env={**os.environ, "NUMBA_DISABLE_JIT": "1", "PYTHONPATH": os.path.dirname(__file__)},
         capture_output=True,
         text=True,
         cwd=root,

@@ -1,0 +1,108 @@
+"""Saturating amplifiers f(v) = L tanh(G (v + offset) / L) of a layer, and what they pass on when nodes move.
+
+Around a point v0 with t = tanh there and a = f'(v0) = G (1 - t^2), and e = tanh(G D / L):
+
+    f(v0 + D) - f(v0) = L e (1 - t^2) / (1 + t e)
+
+has no cancellation. Arrays of a layer are (B, n), parameters (n,).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from circuitsim.solver.kernels.maths import hyperbolic_tangent
+
+__all__ = ["held_nodes", "output_changes", "outputs", "tangents"]
+
+kernel = njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
+
+_MOST_STEPS = 30
+_SETTLED = 1e-8
+_SETTLED_SINGLE = 1e-4
+"""Relative steps after which Newton's method is as good as float64 and float32 are."""
+
+
+@kernel
+def outputs(v, gain, offset, limit, out):  # type: ignore[no-untyped-def]
+    """Write f(v); an infinite ``limit`` is a linear amplifier."""
+    batch, n = v.shape
+    for b in range(batch):
+        for k in range(n):
+            linear = gain[k] * (v[b, k] + offset[k])
+            finite = limit[k] if limit[k] < np.inf else 1e30
+            curved = finite * hyperbolic_tangent(linear / finite)
+            out[b, k] = curved if limit[k] < np.inf else linear
+
+
+@kernel
+def tangents(v, gain, offset, limit, t, slope, out):  # type: ignore[no-untyped-def]
+    """Write t, a and f at v."""
+    batch, n = v.shape
+    for b in range(batch):
+        for k in range(n):
+            finite = limit[k] if limit[k] < np.inf else 1e30
+            linear = gain[k] * (v[b, k] + offset[k])
+            x = hyperbolic_tangent(linear / finite)
+            t[b, k] = x
+            out[b, k] = finite * x if limit[k] < np.inf else linear
+            slope[b, k] = gain[k] * (1.0 - x * x)
+
+
+@kernel
+def output_changes(d, gain, limit, t, out):  # type: ignore[no-untyped-def]
+    """Write f(v0 + d) - f(v0)."""
+    batch, n = d.shape
+    for b in range(batch):
+        for k in range(n):
+            finite = limit[k] if limit[k] < np.inf else 1e30
+            e = hyperbolic_tangent(gain[k] / finite * d[b, k])
+            lift = 1.0 + t[b, k] * e
+            # From one saturation to the other the product is 0/0; there nothing cancels.
+            across = lift < 1e-9
+            lift = 1.0 if across else lift
+            change = -2.0 * t[b, k] if across else e * (1.0 - t[b, k] * t[b, k]) / lift
+            out[b, k] = finite * change if limit[k] < np.inf else gain[k] * d[b, k]
+
+
+@kernel
+def held_nodes(a, current, drawn, gain, limit, t, slope, d, bend):  # type: ignore[no-untyped-def]
+    """Solve ``a D + drawn c(D) = current`` for the node that controls a held amplifier, in place from d.
+
+    c(D) = f(v0 + D) - f(v0) - a0 D is what a corrected phase lets the amplifier pass on, ``drawn`` (B, n)
+    the conductance through which it comes back. Writes c(D) into ``bend``.
+    """
+    batch, n = d.shape
+    x, c, steep = np.empty(n), np.empty(n), np.empty(n)
+    settled = _SETTLED_SINGLE if d.itemsize == 4 else _SETTLED
+    for k in range(n):
+        steep[k] = gain[k] / limit[k] if limit[k] < np.inf else gain[k] * 1e-30
+    for b in range(batch):
+        load = a[b if a.shape[0] > 1 else 0]
+        for k in range(n):
+            # c(D) is -a0 t G/L D^2 to second order; further out the old d is the better start.
+            first = current[b, k] / load[k]
+            y = steep[k] * first
+            second = first * (1.0 + drawn[b, k] * slope[b, k] * t[b, k] * y / load[k])
+            x[k] = second if abs(y) < 0.05 else float(d[b, k])
+        for _ in range(_MOST_STEPS):
+            unsettled = 0
+            for k in range(n):
+                e = hyperbolic_tangent(steep[k] * x[k])
+                lift = max(1.0 + t[b, k] * e, 1e-12)
+                share = 1.0 / lift
+                there = (t[b, k] + e) * share
+                bent = gain[k] / steep[k] * e * (1.0 - t[b, k] * t[b, k]) * share - slope[b, k] * x[k]
+                tilt = gain[k] * (1.0 - there * there) - slope[b, k]
+                f = load[k] * x[k] + drawn[b, k] * bent - current[b, k]
+                step = f / (load[k] + max(drawn[b, k] * tilt, -0.5 * load[k]))
+                x[k] -= step
+                # What is left after a small step is its square: to that order c is known too.
+                c[k] = bent - tilt * step
+                unsettled += 0 if abs(step) <= settled * abs(x[k]) else 1
+            if unsettled == 0:
+                break
+        for k in range(n):
+            d[b, k] = x[k]
+            bend[b, k] = c[k]

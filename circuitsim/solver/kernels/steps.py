@@ -1,0 +1,106 @@
+"""One step of an optimiser on one half of a crossbar, in one pass over its conductances.
+
+The slope of device (j, i) is ``word_j + bit_i - sign * p_ji`` with the product p = left^T right, given as a
+matrix or, where its rank is small, formed row by row. Steps are in fractions of the window
+``g_max - g_min``, to which conductances are clipped; ``unit`` [S] makes costs dimensionless.
+
+    sgd     m <- momentum m + slope w / unit,            g <- g - rate w m
+    adam    m <- m + (1 - b1) (slope w - m),  v likewise with its square
+            g <- g - rate w (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + least)
+
+w is the window (Kingma and Ba 2015). Rows first to last; g, m, v, new are (M, N).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+__all__ = ["adam_rows", "sgd_rows"]
+
+kernel = njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")
+
+
+@kernel
+def _slope_row(j, left, right, product, sign, word, bit, row):  # type: ignore[no-untyped-def]
+    """Write the slopes of row j into ``row`` (N,)."""
+    n = len(bit)
+    base = word[j] if len(word) > 0 else row.dtype.type(0)
+    if len(product) > 0:
+        for i in range(n):
+            row[i] = bit[i] + base - sign * product[j, i]
+        return
+    for i in range(n):
+        row[i] = bit[i] + base
+    rank = left.shape[0]
+    k = 0
+    while k + 4 <= rank:
+        f0, f1 = sign * left[k, j], sign * left[k + 1, j]
+        f2, f3 = sign * left[k + 2, j], sign * left[k + 3, j]
+        for i in range(n):
+            row[i] -= (f0 * right[k, i] + f1 * right[k + 1, i]) + (
+                f2 * right[k + 2, i] + f3 * right[k + 3, i]
+            )
+        k += 4
+    while k < rank:
+        f = sign * left[k, j]
+        for i in range(n):
+            row[i] -= f * right[k, i]
+        k += 1
+
+
+@kernel
+def sgd_rows(first, last, left, right, product, sign, word, bit, g, m, rate, momentum, g_min, g_max, new):
+    """``rate`` holds the window squared over the unit; ``m`` is empty where there is no momentum."""
+    n = len(bit)
+    row = np.empty(n, g.dtype)
+    for j in range(first, last):
+        _slope_row(j, left, right, product, sign, word, bit, row)
+        if len(m) > 0:
+            for i in range(n):
+                m[j, i] = momentum * m[j, i] + row[i]
+                row[i] = m[j, i]
+        for i in range(n):
+            moved = g[j, i] - rate * row[i]
+            moved = g_max if moved > g_max else moved
+            new[j, i] = g_min if moved < g_min else moved
+
+
+@kernel
+def adam_rows(  # type: ignore[no-untyped-def]
+    first,
+    last,
+    left,
+    right,
+    product,
+    sign,
+    word,
+    bit,
+    g,
+    m,
+    v,
+    rate,
+    window,
+    keep1,
+    keep2,
+    unbias1,
+    unbias2,
+    least,
+    g_min,
+    g_max,
+    new,
+):
+    """``keep`` are 1 - b, ``unbias`` 1 / (1 - b^t); ``rate`` holds the window."""
+    n = len(bit)
+    row = np.empty(n, g.dtype)
+    for j in range(first, last):
+        _slope_row(j, left, right, product, sign, word, bit, row)
+        for i in range(n):
+            slope = row[i] * window
+            mean = m[j, i] + keep1 * (slope - m[j, i])
+            square = v[j, i] + keep2 * (slope * slope - v[j, i])
+            m[j, i] = mean
+            v[j, i] = square
+            moved = g[j, i] - rate * (mean * unbias1) / (np.sqrt(square * unbias2) + least)
+            moved = g_max if moved > g_max else moved
+            new[j, i] = g_min if moved < g_min else moved

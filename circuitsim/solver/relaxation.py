@@ -1,0 +1,146 @@
+"""Sweeps over layers until KCL holds, for any phase: accelerated, per sample, converged samples leaving.
+
+Sweeps see the layers that close the loops alone: x -> g(x). All others are solved in between, so what
+a (g - x) says is the KCL residual at the nodes of those layers, and at all others there is none.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from circuitsim.netlist.tables import IntArray
+from circuitsim.solver.kernels.mixing import progress
+from circuitsim.solver.layers import Sweep
+from circuitsim.solver.mixing import Anderson
+from circuitsim.solver.point import SolverSettings
+
+__all__ = ["Relaxed", "System", "relax"]
+
+Array = NDArray[Any]
+
+_RAN_OUT, _GREW = 1, 3
+_LEAVE = 0.2
+"""Part of the samples that must have converged before the rest goes on without them."""
+_SINGLE = 2e-6
+"""Relative tolerance that float32 can meet."""
+
+
+class System(Protocol):
+    """One phase of a batch: layers' states, and how each follows from the others."""
+
+    state: list[Array]
+
+    def update(self, layer: int) -> None:
+        """Solve the nodes of a layer, the others held."""
+
+    def load(self, layer: int) -> Array:
+        """Return what loads the nodes of a layer, (1, n) or (B, n) S."""
+
+    def place(self, layer: int, voltage: Array) -> None:
+        """Set the state of a layer."""
+
+    def keep(self, rows: IntArray) -> None:
+        """Forget all samples but these."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Relaxed:
+    """States (B, n) per layer, sweeps and status (B,)."""
+
+    state: list[Array]
+    iterations: IntArray
+    status: NDArray[np.int8]
+
+
+def relax(system: System, sweep: Sweep, settings: SolverSettings) -> Relaxed:
+    """Sweep until every sample meets the tolerances, or is lost."""
+    batch = len(system.state[0])
+    iterations, status = np.ones(batch, dtype=np.int64), np.zeros(batch, dtype=np.int8)
+    # Sweeps that run away overflow: the status says so, not NumPy.
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        if not sweep.loops:
+            for layer in sweep.order:
+                system.update(layer)
+            for x in system.state:
+                status[~np.isfinite(x.sum(axis=1))] = _GREW
+            return Relaxed(state=system.state, iterations=iterations, status=status)
+        return _iterate(system, sweep, settings, iterations, status)
+
+
+def _iterate(
+    system: System,
+    sweep: Sweep,
+    settings: SolverSettings,
+    iterations: IntArray,
+    status: NDArray[np.int8],
+) -> Relaxed:
+    single = system.state[0].dtype == np.float32
+    step = 0.1 * settings.voltage_tolerance
+    relative = max(0.1 * settings.relative_tolerance, _SINGLE if single else 0.0)
+    rounding = _SINGLE if single else 1e-15
+    status[:] = _RAN_OUT
+    mixer = Anderson()
+    active = np.arange(len(status))
+    done = np.zeros(len(status), dtype=np.bool_)
+    finished: list[Array] | None = None
+    edges = np.cumsum([system.state[layer].shape[1] for layer in sweep.loops])[:-1]
+    loads = [system.load(layer) for layer in sweep.loops]
+    shared = all(len(load) == 1 for load in loads)
+    a = np.concatenate(
+        [load if shared else np.broadcast_to(load, (len(status), load.shape[1])) for load in loads], axis=1
+    )
+    for layer in sweep.loops:
+        # The others are at their start, and what they send is known already.
+        system.update(layer)
+    x = _packed(system, sweep)
+    for count in range(1, settings.max_iterations + 1):
+        for layer in sweep.order:
+            system.update(layer)
+        g = _packed(system, sweep)
+        found = np.empty((len(x), 4))
+        progress(x, g, a, found)
+        moved, size, flow, scale = np.sqrt(found).T
+        if not single:
+            # So that the tolerance holds for the largest entries too, as promised.
+            scale = scale / math.sqrt(x.shape[1])
+        lost = ~np.isfinite(flow + size) | (size > 1e9)
+        settled = moved <= np.maximum(step, rounding * size)
+        settled &= flow <= relative * scale + settings.absolute_tolerance
+        iterations[active[~done]] = count
+        status[active[settled & ~done]] = 0
+        status[active[lost & ~done]] = _GREW
+        done |= settled | lost
+        if done.all():
+            break
+        if done.mean() >= _LEAVE and len(done) > 4:
+            if finished is None:
+                finished = [np.empty((len(status), y.shape[1]), dtype=y.dtype) for y in system.state]
+            left = np.flatnonzero(~done)
+            for whole, part in zip(finished, system.state, strict=True):
+                whole[active[done]] = part[done]
+            system.keep(left)
+            mixer.keep(left)
+            active, done, x, g = active[left], done[left], x[left], g[left]
+            a = a if len(a) == 1 else a[left]
+        if count < settings.max_iterations:
+            mixed = mixer.mix(x, g)
+            if done.any():
+                mixed[done] = g[done]
+            x = mixed
+            for layer, part in zip(sweep.loops, np.split(x, edges, axis=1), strict=True):
+                system.place(layer, np.ascontiguousarray(part))
+    if finished is None:
+        return Relaxed(state=system.state, iterations=iterations, status=status)
+    for whole, part in zip(finished, system.state, strict=True):
+        whole[active] = part
+    return Relaxed(state=finished, iterations=iterations, status=status)
+
+
+def _packed(system: System, sweep: Sweep) -> Array:
+    parts = [system.state[layer] for layer in sweep.loops]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
