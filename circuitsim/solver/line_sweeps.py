@@ -28,8 +28,6 @@ __all__ = ["LineSweeps"]
 
 _NODES_PER_DECAY = 1.6
 """Coarse functions per length, along a line, over which a current decays."""
-_MOST_NODES = 17
-"""In one direction; what more would save in sweeps, factors would cost."""
 
 _PARTS = 4
 """Most sums of products that are held in memory together."""
@@ -59,8 +57,10 @@ class LineSweeps:
         self.bit_leak = np.maximum(1 / free_pivot[-1] - bit_head, 0.0)
         """(N,), likewise."""
         decay = np.sqrt(float(a.mean()) if a.size else 0.0)
-        row_node, row_share, rows_coarse = _hats(rows, decay)
-        column_node, column_share, columns_coarse = _hats(n, decay)
+        # No more than leave the coarse part of a sweep small beside the rest: all of them squared, 2 R N.
+        most = (2.0 * a.size) ** 0.25
+        row_node, row_share, rows_coarse = _hats(rows, decay, most)
+        column_node, column_share, columns_coarse = _hats(n, decay, most)
         k = columns_coarse.shape[1]
         through, shunt = np.empty((2, rows, k, k))
         coarse_words(a, word_pivot, column_node, column_share, through, shunt)
@@ -180,10 +180,10 @@ class LineSweeps:
         return np.empty((*self.shape, LANES)), np.empty((rows, columns, LANES))
 
 
-def _hats(length: int, decay: float) -> tuple[IntArray, FloatArray, FloatArray]:
+def _hats(length: int, decay: float, most: float) -> tuple[IntArray, FloatArray, FloatArray]:
     """Return piecewise linear functions (length, k) of the points of a line, with where they begin to fall
     (length,) and how far they have fallen (length,); ``decay`` is per point."""
-    k = int(min(length, _MOST_NODES, 2 + np.floor(_NODES_PER_DECAY * decay * length)))
+    k = int(min(length, most, 2 + np.floor(_NODES_PER_DECAY * decay * length)))
     place = np.linspace(0, k - 1, length)
     node = np.clip(place.astype(np.int64), 0, max(k - 2, 0))
     share = place - node
