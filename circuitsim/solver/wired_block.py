@@ -107,12 +107,16 @@ class WiredBlock:
         s_word: FloatArray,
         s_bit: FloatArray,
         *,
-        relative_tolerance: float = 1e-10,
+        relative_tolerance: float = 1e-8,
     ) -> tuple[FloatArray, FloatArray | None]:
         """Return the mean over samples of (drop of s) (drop of v) at each device: (M, N), or two of them.
 
         Arguments are the port voltages of two states of the same block, (B, R) and (B, N) V. With s the
-        response to -dC/dv it is dC/dg [W/S]: what wires take from either drop is part of it.
+        response to -dC/dv it is dC/dg [W/S]: what wires take from either drop is part of it. KCL inside
+        holds to ``relative_tolerance`` of the largest current of each sample.
+
+        Raises:
+            ConvergenceError: it does not.
         """
         rows, columns = self._rows, self._columns
         products, reached = self._sweeps.products(

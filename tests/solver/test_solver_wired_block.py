@@ -158,12 +158,18 @@ def test_what_sweeps_do_not_reach_conjugate_gradients_do(monkeypatch: pytest.Mon
     expected, _, _ = dense(crossbar)
     rng = np.random.default_rng(6)
     v, s = rng.uniform(-1, 1, (2, 5, ports(crossbar)))
-    gradient = block_of(crossbar).gradient(v[:, :18], v[:, 18:], s[:, :18], s[:, 18:])
+    gradient = block_of(crossbar).gradient(
+        v[:, :18], v[:, 18:], s[:, :18], s[:, 18:], relative_tolerance=1e-12
+    )
     monkeypatch.setattr(wired_block, "_MOST_SWEEPS", 1)
     block = block_of(crossbar)
     found = np.concatenate(block.currents(v[:, :18], v[:, 18:]), axis=1)
     np.testing.assert_allclose(found, v @ expected, rtol=0, atol=1e-11 * np.abs(expected).max())
-    for ours, swept in zip(block.gradient(v[:, :18], v[:, 18:], s[:, :18], s[:, 18:]), gradient, strict=True):
+    for ours, swept in zip(
+        block.gradient(v[:, :18], v[:, 18:], s[:, :18], s[:, 18:], relative_tolerance=1e-12),
+        gradient,
+        strict=True,
+    ):
         assert ours is not None
         assert swept is not None
         np.testing.assert_allclose(ours, swept, rtol=0, atol=1e-9 * np.abs(ours).max())
@@ -216,7 +222,9 @@ def test_the_gradient_is_that_of_the_devices_in_the_flat_circuit(pair: bool, end
     _, response, (pos, neg) = dense(crossbar)
     rng, size = np.random.default_rng(9), len(crossbar.lines)
     v, s = rng.uniform(-1, 1, (2, 7, ports(crossbar)))
-    found = block_of(crossbar).gradient(v[:, :size], v[:, size:], s[:, :size], s[:, size:])
+    found = block_of(crossbar).gradient(
+        v[:, :size], v[:, size:], s[:, :size], s[:, size:], relative_tolerance=1e-12
+    )
     drops = (response[pos] - response[neg]) @ np.stack([v, s]).swapaxes(1, 2)
     expected = (drops[0] * drops[1]).mean(axis=1)
     assert crossbar.mask is not None
@@ -233,7 +241,7 @@ def test_the_gradient_is_the_slope_of_the_energy() -> None:
     crossbar = random_crossbar(10, 4, 3, pair=True, r_wire=80.0)
     rng = np.random.default_rng(10)
     v, s = rng.uniform(-1, 1, (2, 2, 11))
-    halves = block_of(crossbar).gradient(v[:, :8], v[:, 8:], s[:, :8], s[:, 8:])
+    halves = block_of(crossbar).gradient(v[:, :8], v[:, 8:], s[:, :8], s[:, 8:], relative_tolerance=1e-12)
     assert crossbar.mask is not None
     for name, half in zip(("g_plus", "g_minus"), halves, strict=True):
         assert half is not None
@@ -277,7 +285,7 @@ def interpreted_case() -> list[FloatArray]:
     v, s = np.random.default_rng(12).uniform(-1, 1, (2, 3, 17))
     block = block_of(crossbar)
     word, bit = block.currents(v[:, :12], v[:, 12:])
-    plus, minus = block.gradient(v[:, :12], v[:, 12:], s[:, :12], s[:, 12:])
+    plus, minus = block.gradient(v[:, :12], v[:, 12:], s[:, :12], s[:, 12:], relative_tolerance=1e-12)
     assert minus is not None
     g = crossbar.cells(crossbar.g_plus, crossbar.g_minus)
     state = CrossbarLines(crossbar, g, word_drive=np.full(12, 1e-3)).solve(v[:, :12], v[:, 12:])
