@@ -200,7 +200,7 @@ def _bits(
         return point.layers[link.target][:, places], s.layers[link.target][:, places]
     if s.phase == "nudged":
         return None, None
-    return None, (point.weights.sense[link.sense] * s.layers[link.target])[:, places]
+    return None, (point.weights.fixed.sense[link.sense] * s.layers[link.target])[:, places]
 
 
 def _factors(

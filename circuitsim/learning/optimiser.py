@@ -158,7 +158,7 @@ class Optimiser:
                     k.start, k.stop, *slope.arrays, g, m, v, *(dtype.type(x) for x in numbers), low, high, new
                 )
 
-        share_batch(rows, len(g), work=2 * g.shape[1])
+        share_batch(rows, len(g), work=g.shape[1] // 16)
         if crossbar.mask is not None:
             new[~crossbar.mask] = 0
         return new

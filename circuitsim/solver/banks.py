@@ -26,8 +26,8 @@ __all__ = ["BankPoint", "Phase", "bank_output", "bank_point"]
 Phase = Literal["nudged", "corrected", "transposed"]
 Array = NDArray[Any]
 
-_TANH_WORK = 4
-"""What one tanh is worth in visited matrix entries."""
+_TANHS = 4
+"""How many of them are worth one matrix entry, see `share_batch`."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,7 +55,7 @@ class BankPoint:
         def rows(k: slice) -> None:
             output_changes(d[k], self.gain, limit, t[k], out[k])
 
-        share_batch(rows, len(d), work=_TANH_WORK * d.shape[1])
+        share_batch(rows, len(d), work=d.shape[1] // _TANHS)
         return out
 
     def forward(self, phase: Phase, d: Array) -> Array | None:
@@ -83,28 +83,28 @@ class BankPoint:
 
 def bank_output(w: Weights, bank: int, v: Array) -> Array:
     """Return the output (B, n) V of a bank at control voltages v (B, n) V."""
-    gain, offset, limit = w.gain[bank], w.offset[bank], w.saturation[bank]
-    if w.linear[bank]:
-        return gain * v if w.centred[bank] else gain * (v + offset)
+    gain, offset, limit = w.fixed.gain[bank], w.fixed.offset[bank], w.fixed.saturation[bank]
+    if w.fixed.linear[bank]:
+        return gain * v if w.fixed.centred[bank] else gain * (v + offset)
     out = np.empty_like(v)
 
     def rows(k: slice) -> None:
         outputs(v[k], gain, offset, limit, out[k])
 
-    share_batch(rows, len(v), work=_TANH_WORK * v.shape[1])
+    share_batch(rows, len(v), work=v.shape[1] // _TANHS)
     return out
 
 
 def bank_point(w: Weights, bank: int, v0: Array) -> BankPoint:
     """Return a bank around control voltages v0 (B, n) V."""
-    gain, offset, limit = w.gain[bank], w.offset[bank], w.saturation[bank]
-    fixed: dict[str, Any] = {"gain": gain, "back": w.back[bank], "two_way": w.two_way[bank]}
-    if w.linear[bank]:
+    gain, offset, limit = w.fixed.gain[bank], w.fixed.offset[bank], w.fixed.saturation[bank]
+    fixed: dict[str, Any] = {"gain": gain, "back": w.fixed.back[bank], "two_way": w.fixed.two_way[bank]}
+    if w.fixed.linear[bank]:
         return BankPoint(limit=None, t=None, slope=gain[None], out=bank_output(w, bank, v0), **fixed)
     t, slope, out = np.empty_like(v0), np.empty_like(v0), np.empty_like(v0)
 
     def rows(k: slice) -> None:
         tangents(v0[k], gain, offset, limit, t[k], slope[k], out[k])
 
-    share_batch(rows, len(v0), work=_TANH_WORK * v0.shape[1])
+    share_batch(rows, len(v0), work=v0.shape[1] // _TANHS)
     return BankPoint(limit=limit, t=t, slope=slope, out=out, **fixed)

@@ -22,6 +22,7 @@ from circuitsim.netlist import Netlist, Nudge, Values
 from circuitsim.netlist.models import diode_conductance, diode_current, softmax
 from circuitsim.netlist.tables import FloatArray, IntArray
 from circuitsim.solver.banks import BankPoint, Phase, bank_output, bank_point
+from circuitsim.solver.compiled import CompiledSweeps
 from circuitsim.solver.kernels.amplifiers import held_nodes
 from circuitsim.solver.kernels.nodes import clamp_increments, clamp_nodes, solve_increments, solve_nodes
 from circuitsim.solver.layers import Layers, Link
@@ -44,8 +45,8 @@ Array = NDArray[Any]
 
 _OUTWEIGHED = 4
 """Status, see `STATUS`."""
-_NODE_WORK = 20
-"""What one node with diodes is worth in visited matrix entries."""
+_NODE_WORK = 3
+"""What one node with diodes is worth in matrix entries, see `share_batch`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,13 +99,27 @@ class LayeredPlan:
         self.structure = Layers(netlist)
         self.layers = self.structure.layers
         self.links = self.structure.links
+        # Per layer: what enters it from a link's word lines ("from"), or back from its bit lines ("to").
+        self.entering: list[list[tuple[int, Link, str]]] = [[] for _ in self.layers]
+        for number, link in enumerate(self.links):
+            if link.source == "known":
+                if link.wired:
+                    self.entering[link.target].append((number, link, "wired"))
+                continue
+            if link.source == "layer":
+                self.entering[link.target].append((number, link, "from"))
+                self.entering[link.index].append((number, link, "to"))
+                continue
+            self.entering[link.target].append((number, link, "from"))
+            self.entering[self.structure.bank_layer[link.index]].append((number, link, "to"))
+        self.compiled = CompiledSweeps(self.structure)
         self._weights: dict[Any, Weights] = {}
 
     def weights(self, values: Values, precision: str) -> Weights:
         """Return the working copies of one set of values; the last one is kept."""
         kept = self._weights.get(precision)
         if kept is None or kept.values is not values:
-            kept = self._weights[precision] = gather(self.structure, values, precision)
+            kept = self._weights[precision] = gather(self.structure, values, precision, kept)
         return kept
 
     def free(
@@ -112,9 +127,15 @@ class LayeredPlan:
     ) -> FreePoint:
         """Solve the free phase for inputs (B, n_in), from layers' voltages ``start`` if given."""
         w = self.weights(values, settings.precision)
-        words = known_words(self.structure, values, inputs, w.dtype)
-        system = _Free(self, w, words, self._constant(w, words, inputs), start)
-        found = relax(system, self.structure.sweeps["free"], settings)
+        words = known_words(w, inputs)
+        constant = self._constant(w, words, inputs)
+        system = _Free(self, w, words, constant, start)
+        if self.compiled.fits(w, len(inputs)):
+            found = self.compiled.relax(
+                "free", w, settings, loads=system.loads, constant=system.whole_constant(), state=start
+            )
+        else:
+            found = relax(system, self.structure.sweeps["free"], settings)
         return FreePoint(
             weights=w,
             inputs=inputs,
@@ -132,7 +153,7 @@ class LayeredPlan:
         return FreePoint(
             weights=w,
             inputs=inputs,
-            words=known_words(self.structure, values, inputs, w.dtype),
+            words=known_words(w, inputs),
             layers=layers,
             banks=self.bank_points(w, layers),
             iterations=np.zeros(len(voltage), dtype=np.int64),
@@ -174,7 +195,22 @@ class LayeredPlan:
             status = np.full(len(v0[0]), _OUTWEIGHED, dtype=np.int8)
             nothing = tuple(np.zeros_like(x) for x in v0)
             return LayerChange(phase, nothing, np.zeros(len(status), np.int64), status)
-        found = relax(system, self.structure.sweeps[phase], settings)
+        if self.compiled.fits(w, len(v0[0])):
+            found = self.compiled.relax(
+                phase,
+                w,
+                settings,
+                loads=system.loads,
+                constant=constant,
+                state=None if start is None else list(start.layers),
+                v0=v0,
+                banks=base.banks,
+                drawn=system.drawn,
+                nudge=nudge,
+                y0=system.y0,
+            )
+        else:
+            found = relax(system, self.structure.sweeps[phase], settings)
         return LayerChange(phase, tuple(found.state), found.iterations, found.status)
 
     def change_of(self, displacement: FloatArray, phase: Phase, precision: str) -> LayerChange:
@@ -193,8 +229,8 @@ class LayeredPlan:
         settings: SolverSettings,
     ) -> tuple[FreePoint, LayerChange]:
         """Return the circuit m and its transposed copy d after unit steps from zero; see `clocked_steps`."""
-        w, structure = self.weights(values, settings.precision), self.structure
-        words = known_words(structure, values, inputs, w.dtype)
+        w = self.weights(values, settings.precision)
+        words = known_words(w, inputs)
         system = _Free(self, w, words, self._constant(w, words, inputs), None)
         m, layers = system.state, range(len(self.layers))
         d = [np.zeros_like(x) for x in m]
@@ -232,7 +268,7 @@ class LayeredPlan:
             current -= self.spread(output_slope(self.read(m[layer])).astype(w.dtype), m[layer])
         for number, link in enumerate(self.links):
             if link.source == "bank" and self.structure.bank_layer[link.index] == layer:
-                bit = d[link.target] if link.sense < 0 else w.sense[link.sense] * d[link.target]
+                bit = d[link.target] if link.sense < 0 else w.fixed.sense[link.sense] * d[link.target]
                 current += banks[link.index].slope * (bit @ w.signed[number].T)
         return current / (w.load[layer] + self.diode_slopes(w, layer, m[layer]))
 
@@ -255,7 +291,7 @@ class LayeredPlan:
 
     def diode_slopes(self, w: Weights, layer: int, v0: Array) -> Array | float:
         """Return dI/dv (B, n) S of the diodes at the nodes of a layer."""
-        clamps, diodes = w.clamps[layer], w.diodes[layer]
+        clamps, diodes = w.fixed.clamps[layer], w.fixed.diodes[layer]
         if clamps is not None:
             low, low_g, high, high_g = clamps
             return (np.where(v0 < low, low_g, 0.0) + np.where(v0 > high, high_g, 0.0)).astype(w.dtype)
@@ -268,14 +304,14 @@ class LayeredPlan:
 
     def free_residual(self, w: Weights, inputs: Array, v0: list[Array]) -> list[Array]:
         """Return the current (B, n) that leaves each node at v0 in the free phase."""
-        return self._residual(w, known_words(self.structure, w.values, inputs, w.dtype), inputs, v0)
+        return self._residual(w, known_words(w, inputs), inputs, v0)
 
     def _residual(self, w: Weights, words: list[Words | None], inputs: Array, v0: list[Array]) -> list[Array]:
         system = _Free(self, w, words, self._constant(w, words, inputs), v0)
         residual = []
         for layer, x in enumerate(v0):
             current = system.load(layer) * x - system.current(layer)
-            clamps, diodes = w.clamps[layer], w.diodes[layer]
+            clamps, diodes = w.fixed.clamps[layer], w.fixed.diodes[layer]
             if clamps is not None:
                 low, low_g, high, high_g = clamps
                 current += low_g * np.minimum(x - low, 0.0) + high_g * np.maximum(x - high, 0.0)
@@ -301,12 +337,12 @@ class LayeredPlan:
             if bank.out_neg is not None:
                 extra = extra - held[:, start : start + size]
                 start += size
-            draw = (banks[index].slope - w.back[index]) * extra.astype(w.dtype)
+            draw = (banks[index].slope - w.fixed.back[index]) * extra.astype(w.dtype)
             constant[self.structure.bank_layer[index]] -= draw
         for index, sense in enumerate(n.senses):
             extra = held[:, start : start + len(sense.bit)]
             start += len(sense.bit)
-            constant[self.structure.sense_layer[index]] += w.sense[index] * extra.astype(w.dtype)
+            constant[self.structure.sense_layer[index]] += w.fixed.sense[index] * extra.astype(w.dtype)
 
     def full_voltage(self, w: Weights, known: Array, state: list[Array]) -> FloatArray:
         """Return all node voltages (B, N) V of the free phase from those of the layers."""
@@ -342,7 +378,7 @@ class LayeredPlan:
                     d[:, bank.out_neg] = -passed
         if phase != "nudged":
             for index, sense in enumerate(self.netlist.senses):
-                d[:, sense.bit] = w.sense[index] * state[self.structure.sense_layer[index]]
+                d[:, sense.bit] = w.fixed.sense[index] * state[self.structure.sense_layer[index]]
         return d
 
 
@@ -352,18 +388,7 @@ class _Phase:
     def __init__(self, plan: LayeredPlan, w: Weights, state: list[Array]) -> None:
         self.plan, self.structure, self.w = plan, plan.structure, w
         self.state = state
-        self.entering: list[list[tuple[int, Link, str]]] = [[] for _ in state]
-        for number, link in enumerate(plan.links):
-            if link.source == "known":
-                if link.wired:
-                    self.entering[link.target].append((number, link, "wired"))
-                continue
-            if link.source == "layer":
-                self.entering[link.target].append((number, link, "from"))
-                self.entering[link.index].append((number, link, "to"))
-                continue
-            self.entering[link.target].append((number, link, "from"))
-            self.entering[self.structure.bank_layer[link.index]].append((number, link, "to"))
+        self.entering = plan.entering
 
     def place(self, layer: int, voltage: Array) -> None:
         self.state[layer] = voltage
@@ -398,9 +423,9 @@ class _Free(_Phase):
         self.constant, self.words = constant, words
         self.loads = [load[None] for load in w.load]
         for number, link in enumerate(plan.links):
-            if link.source == "bank" and w.two_way[link.index]:
+            if link.source == "bank" and w.fixed.two_way[link.index]:
                 layer = self.structure.bank_layer[link.index]
-                loop = w.back[link.index] * w.gain[link.index]
+                loop = w.fixed.back[link.index] * w.fixed.gain[link.index]
                 places = slice(None) if link.words is None else link.words
                 extra = np.zeros_like(w.load[layer])
                 extra[places] = loop[places] * w.word_sum[number]
@@ -415,6 +440,16 @@ class _Free(_Phase):
         for bank, own in enumerate(self.structure.bank_layer):
             if own == layer:
                 self.outputs[bank] = None
+
+    def whole_constant(self) -> list[Array | None]:
+        """Return the current (B, n) A into every layer that does not move with any node."""
+        w, total = self.w, list(self.constant)
+        for number, link in enumerate(self.plan.links):
+            if link.source == "bank" and w.fixed.two_way[link.index] and not w.fixed.centred[link.index]:
+                layer = self.structure.bank_layer[link.index]
+                offset = w.fixed.gain[link.index] * w.fixed.offset[link.index]
+                total[layer] = total[layer] - w.fixed.back[link.index] * offset * w.word_sum[number]
+        return list(total)
 
     def output(self, bank: int) -> Array:
         """Return the outputs (B, n) V of a bank as its layer stands."""
@@ -437,13 +472,16 @@ class _Free(_Phase):
                     total = total + self.state[link.target] @ signed.T
             elif side == "from":
                 sent = self.output(link.index) @ signed
-                total = total + (sent if link.sense < 0 else w.sense[link.sense] * sent)
-            elif w.two_way[link.index]:
-                back = w.back[link.index]
+                total = total + (sent if link.sense < 0 else w.fixed.sense[link.sense] * sent)
+            elif w.fixed.two_way[link.index]:
+                back = w.fixed.back[link.index]
                 if link.sense < 0:
                     total = total + back * (self.state[link.target] @ signed.T)
-                if not w.centred[link.index]:
-                    total = total - back * w.gain[link.index] * w.offset[link.index] * w.word_sum[number]
+                if not w.fixed.centred[link.index]:
+                    total = (
+                        total
+                        - back * w.fixed.gain[link.index] * w.fixed.offset[link.index] * w.word_sum[number]
+                    )
         return total
 
     def _wired(self, number: int, link: Link, side: str, total: Array) -> Array:
@@ -458,7 +496,7 @@ class _Free(_Phase):
             own = self.output(link.index) if link.source == "bank" else state[link.index]
             plus, minus = own[:, words], None
         bit = None if link.sense >= 0 else state[link.target][:, bits]
-        if side == "to" and link.source == "bank" and not w.two_way[link.index]:
+        if side == "to" and link.source == "bank" and not w.fixed.two_way[link.index]:
             return total
         into_word, into_bit = self.wired_currents(number, link, lines_of(link.crossbar, plus, minus), bit)
         total = total.copy()
@@ -468,12 +506,12 @@ class _Free(_Phase):
                 return total
             if link.crossbar.word_neg is not None:
                 into_word = into_word[:, 0::2] - into_word[:, 1::2]
-            back, gain = w.back[link.index][words], w.gain[link.index][words]
+            back, gain = w.fixed.back[link.index][words], w.fixed.gain[link.index][words]
             own_voltage = state[self.structure.bank_layer[link.index]][:, words]
             total[:, words] += back * (into_word + gain * w.word_sum[number] * own_voltage)
             return total
         if bit is None:
-            total[:, bits] += w.sense[link.sense][bits] * into_bit
+            total[:, bits] += w.fixed.sense[link.sense][bits] * into_bit
         else:
             load = self._bit_load(number)
             total[:, bits] += into_bit + load * bit
@@ -490,7 +528,7 @@ class _Free(_Phase):
     def settled(self, layer: int) -> Array:
         """Return the voltages (B, n) V at which the nodes of a layer settle."""
         w, a, current, old = self.w, self.loads[layer], self.current(layer), self.state[layer]
-        diodes, clamps = w.diodes[layer], w.clamps[layer]
+        diodes, clamps = w.fixed.diodes[layer], w.fixed.clamps[layer]
         if clamps is not None:
             new = np.empty_like(old)
             clamp_nodes(a, np.ascontiguousarray(current, dtype=w.dtype), *clamps, new)
@@ -613,7 +651,7 @@ class _Increment(_Phase):
             if stiffness is not None:
                 a = a + stiffness
                 current += stiffness * old
-        diodes, clamps = w.diodes[layer], w.clamps[layer]
+        diodes, clamps = w.fixed.diodes[layer], w.fixed.clamps[layer]
         held = [
             bank
             for bank, own in enumerate(self.structure.bank_layer)
@@ -692,12 +730,12 @@ class _Increment(_Phase):
                     continue
                 sent = passed @ w.signed[number]
                 if link.sense >= 0:
-                    sent *= w.sense[link.sense]
+                    sent *= w.fixed.sense[link.sense]
             else:
                 bank = self.banks[link.index]
                 if phase == "nudged" and (not bank.two_way or link.sense >= 0):
                     continue
-                bit = state[link.target] if link.sense < 0 else w.sense[link.sense] * state[link.target]
+                bit = state[link.target] if link.sense < 0 else w.fixed.sense[link.sense] * state[link.target]
                 sent = bit @ w.signed[number].T
                 sent *= bank.back if phase == "nudged" else bank.slope
             if sent is not None:
@@ -713,7 +751,7 @@ class _Increment(_Phase):
         if link.source == "layer":
             line = state[link.index][:, words]
         elif link.source == "bank":
-            if side == "to" and phase == "nudged" and not w.two_way[link.index]:
+            if side == "to" and phase == "nudged" and not w.fixed.two_way[link.index]:
                 return None
             passed = self.passed(link.index) if link.sense < 0 or phase == "nudged" else None
             line = None if passed is None else passed[:, words]
@@ -723,7 +761,7 @@ class _Increment(_Phase):
         elif phase != "nudged":
             if side == "from":
                 return None
-            moving = w.sense[link.sense][bits] * state[link.target][:, bits]
+            moving = w.fixed.sense[link.sense][bits] * state[link.target][:, bits]
         into_word, into_bit = self.wired_currents(
             number, link, None if line is None else lines_of(link.crossbar, line, None), moving
         )
@@ -746,7 +784,7 @@ class _Increment(_Phase):
             return sent
         sent = np.zeros((batch, state[link.target].shape[1]), dtype=w.dtype)
         if link.sense >= 0:
-            sent[:, bits] = w.sense[link.sense][bits] * into_bit
+            sent[:, bits] = w.fixed.sense[link.sense][bits] * into_bit
             return sent
         block = w.blocks[number]
         assert block is not None

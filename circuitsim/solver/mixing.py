@@ -45,7 +45,7 @@ class Anderson:
         def rows(k: slice) -> None:
             mix(x[k], g[k], slot, xs[:, k], fs[:, k], gram[k], held[k], regular, out[k])
 
-        share_batch(rows, batch, work=4 * self.depth * n)
+        share_batch(rows, batch, work=self.depth * n // 4)
         self._slot = (slot + 1) % self.depth
         return out
 

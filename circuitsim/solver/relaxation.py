@@ -19,7 +19,7 @@ from circuitsim.solver.layers import Sweep
 from circuitsim.solver.mixing import Anderson
 from circuitsim.solver.point import SolverSettings
 
-__all__ = ["Relaxed", "System", "relax"]
+__all__ = ["Relaxed", "System", "relax", "tolerances"]
 
 Array = NDArray[Any]
 
@@ -57,6 +57,14 @@ class Relaxed:
     status: NDArray[np.int8]
 
 
+def tolerances(settings: SolverSettings, dtype: Any) -> tuple[float, float, float]:
+    """Return the largest step [V], the relative residual, and the relative step that is rounding."""
+    step = 0.1 * settings.voltage_tolerance
+    if dtype == np.float32:
+        return step, max(0.1 * settings.relative_tolerance, _SINGLE), _SINGLE
+    return step, 0.1 * settings.relative_tolerance, 1e-15
+
+
 def relax(system: System, sweep: Sweep, settings: SolverSettings) -> Relaxed:
     """Sweep until every sample meets the tolerances, or is lost."""
     batch = len(system.state[0])
@@ -80,9 +88,7 @@ def _iterate(
     status: NDArray[np.int8],
 ) -> Relaxed:
     single = system.state[0].dtype == np.float32
-    step = 0.1 * settings.voltage_tolerance
-    relative = max(0.1 * settings.relative_tolerance, _SINGLE if single else 0.0)
-    rounding = _SINGLE if single else 1e-15
+    step, relative, rounding = tolerances(settings, system.state[0].dtype)
     status[:] = _RAN_OUT
     mixer = Anderson()
     active = np.arange(len(status))

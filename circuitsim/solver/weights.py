@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from circuitsim.netlist import Crossbar, Values
 from circuitsim.netlist.tables import FloatArray, IntArray
-from circuitsim.solver.kernels.conductances import pair_sums, single_sums
+from circuitsim.solver.kernels.conductances import bit_sums, currents_and_sums, pair_sums, single_sums
 from circuitsim.solver.layers import Layers
 from circuitsim.solver.threads import share_batch
+from circuitsim.solver.wired_block import WiredBlock
 
-if TYPE_CHECKING:
-    from circuitsim.solver.wired_block import WiredBlock
-
-__all__ = ["Clamps", "Weights", "Words", "constant_currents", "gather", "known_voltages", "known_words"]
+__all__ = [
+    "Clamps",
+    "Fixed",
+    "Weights",
+    "Words",
+    "constant_currents",
+    "gather",
+    "known_voltages",
+    "known_words",
+    "lines_of",
+]
 
 Array = NDArray[Any]
 Diodes = tuple[Array, Array, Array, Array, Array]
 Clamps = tuple[Array, Array, Array, Array]
 
+_FEW_SAMPLES = 8
+"""Most samples for which currents and sums are found in one pass, rather than by a product and a sum."""
 _PARTS = 4
 """Slices in which a large crossbar is summed, whatever the number of threads, so that sums are the same."""
 
@@ -39,17 +50,14 @@ class Words:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Weights:
-    """One set of values, in the working precision, with everything that is summed once."""
+class Fixed:
+    """What is left of one set of values when its crossbars are taken out, in the working precision."""
 
-    values: Values
-    dtype: Any
-    signed: list[Array]
-    """W = g_plus - g_minus (M, N) per link; empty for wired ones."""
-    word_sum: list[Array]
-    """sum over bit lines of g_plus + g_minus (M,) per link; of wired ones the loads of their ports."""
-    load: list[Array]
-    """(n,) S that loads each node, per layer: leaks, crossbars, layer-to-layer conductances."""
+    tables: Any
+    banks: Any
+    senses: Any
+    leak: list[FloatArray]
+    """(n,) S to known nodes through single resistors, per layer."""
     gain: list[Array]
     saturation: list[Array]
     offset: list[Array]
@@ -65,29 +73,88 @@ class Weights:
     """(sign, ref, i_s, slope, gmin), each (D, n), per layer."""
     clamps: list[Clamps | None]
     """Ideal diodes (low, low_g, high, high_g), each (n,), per layer."""
+    lines: list[_Lines | None]
+    """Known word lines, per link."""
+
+    def holds(self, values: Values) -> bool:
+        """Whether these are those of ``values`` too."""
+        return self.tables is values.tables and self.banks is values.banks and self.senses is values.senses
+
+
+@dataclass(kw_only=True, eq=False)
+class Weights:
+    """One set of values, in the working precision, with everything that is summed once."""
+
+    values: Values
+    dtype: Any
+    fixed: Fixed
+    signed: list[Array]
+    """W = g_plus - g_minus (M, N) per link; empty for wired ones."""
+    word_sum: list[Array]
+    """sum over bit lines of g_plus + g_minus (M,) per link; of wired ones the loads of their ports.
+    Empty where word lines are known."""
     blocks: list[WiredBlock | None]
     """Wired crossbars, per link."""
+    sums: list[FloatArray]
+    """(n,) S that loads each node, per layer, but for ``pending``."""
+    pending: dict[int, int]
+    """Links whose bit lines are not summed yet, and their layers."""
+
+    @cached_property
+    def load(self) -> list[Array]:
+        """(n,) S that loads each node, per layer: leaks, crossbars, layer-to-layer conductances."""
+        for number, layer in self.pending.items():
+            self.sums[layer] += _bit_sum(self.signed[number])
+        self.pending.clear()
+        return [x.astype(self.dtype) for x in self.sums]
 
 
-def gather(layers: Layers, values: Values, precision: str) -> Weights:
-    """Sum and convert one set of values."""
+def fix(layers: Layers, values: Values, precision: str) -> Fixed:
+    """Convert everything but crossbars of one set of values."""
     n, dtype = layers.netlist, np.dtype(precision)
-    load = [np.zeros(len(nodes)) for nodes in layers.layers]
+    leak = [np.zeros(len(nodes)) for nodes in layers.layers]
     if len(n.resistor):
         node_load = np.zeros(n.n_nodes)
         conductance = values.tables["resistor"]["conductance"]
         for nodes in (n.resistor.pos, n.resistor.neg):
             node_load += np.bincount(nodes, conductance, n.n_nodes)
         for layer, nodes in enumerate(layers.layers):
-            load[layer] += node_load[nodes]
+            leak[layer] += node_load[nodes]
+    banks = [values.banks[bank.name] for bank in n.banks]
+    return Fixed(
+        tables=values.tables,
+        banks=values.banks,
+        senses=values.senses,
+        leak=leak,
+        gain=[b["gain"].astype(dtype) for b in banks],
+        saturation=[b["saturation"].astype(dtype) for b in banks],
+        offset=[b["offset"].astype(dtype) for b in banks],
+        back=[b["back_gain"].astype(dtype) for b in banks],
+        linear=[bool(np.isinf(b["saturation"]).all()) for b in banks],
+        two_way=[bool(np.any(b["back_gain"])) for b in banks],
+        centred=[not np.any(b["offset"]) for b in banks],
+        sense=[values.senses[sense.name].astype(dtype) for sense in n.senses],
+        diodes=[_diodes(layers, layer, values) for layer in range(len(layers.layers))],
+        clamps=[_clamps(layers, layer, values) for layer in range(len(layers.layers))],
+        lines=[
+            _known_lines(layers, link.crossbar, values, dtype) if link.source == "known" else None
+            for link in layers.links
+        ],
+    )
+
+
+def gather(layers: Layers, values: Values, precision: str, last: Weights | None = None) -> Weights:
+    """Sum and convert one set of values; what ``last`` has of them already is taken from there."""
+    n, dtype = layers.netlist, np.dtype(precision)
+    fixed = last.fixed if last is not None and last.fixed.holds(values) else fix(layers, values, precision)
+    sums = [leak.copy() for leak in fixed.leak]
     signed, word_sum = [], []
     blocks: list[WiredBlock | None] = []
-    for link in layers.links:
+    pending: dict[int, int] = {}
+    for number, link in enumerate(layers.links):
         halves = [g for _, g in n.device_conductances(link.crossbar, values)]
         g_plus, g_minus = halves[0], halves[1] if len(halves) == 2 else None
         if link.wired:
-            from circuitsim.solver.wired_block import WiredBlock
-
             block = WiredBlock(
                 link.crossbar,
                 np.asarray(g_plus, dtype=np.float64),
@@ -100,53 +167,72 @@ def gather(layers: Layers, values: Values, precision: str) -> Weights:
                 words = words.reshape(-1, 2).sum(axis=1)
         else:
             blocks.append(None)
-            difference, words, bits = _sums(g_plus, g_minus, dtype)
+            if link.source == "known" and g_minus is None and link.sense < 0:
+                # Summed together with the first currents through it, where that saves a pass.
+                signed.append(np.ascontiguousarray(g_plus, dtype=dtype))
+                word_sum.append(np.empty(0, dtype=dtype))
+                pending[number] = link.target
+                continue
+            difference, words, bits = _sums(g_plus, g_minus, dtype, need_words=link.source != "known")
             signed.append(difference)
         word_sum.append(words.astype(dtype))
         if link.sense < 0:
-            load[link.target][slice(None) if link.bits is None else link.bits] += bits
+            sums[link.target][slice(None) if link.bits is None else link.bits] += bits
         if link.source == "layer":
-            load[link.index][slice(None) if link.words is None else link.words] += words
-    banks = [values.banks[bank.name] for bank in n.banks]
+            sums[link.index][slice(None) if link.words is None else link.words] += words
     return Weights(
         values=values,
         dtype=dtype,
+        fixed=fixed,
         signed=signed,
         word_sum=word_sum,
-        load=[x.astype(dtype) for x in load],
-        gain=[b["gain"].astype(dtype) for b in banks],
-        saturation=[b["saturation"].astype(dtype) for b in banks],
-        offset=[b["offset"].astype(dtype) for b in banks],
-        back=[b["back_gain"].astype(dtype) for b in banks],
-        linear=[bool(np.isinf(b["saturation"]).all()) for b in banks],
-        two_way=[bool(np.any(b["back_gain"])) for b in banks],
-        centred=[not np.any(b["offset"]) for b in banks],
-        sense=[values.senses[sense.name].astype(dtype) for sense in n.senses],
-        diodes=[_diodes(layers, layer, values) for layer in range(len(layers.layers))],
-        clamps=[_clamps(layers, layer, values) for layer in range(len(layers.layers))],
         blocks=blocks,
+        sums=sums,
+        pending=pending,
     )
 
 
-def _sums(g_plus: Array, g_minus: Array | None, dtype: Any) -> tuple[Array, FloatArray, FloatArray]:
+def _sums(
+    g_plus: Array, g_minus: Array | None, dtype: Any, *, need_words: bool
+) -> tuple[Array, FloatArray, FloatArray]:
     """Return g_plus - g_minus (M, N), and the sums of both over bit lines (M,) and word lines (N,)."""
     size, n = g_plus.shape
-    words = np.empty(size)
-    parts = _PARTS if g_plus.size > 4 * 65536 and size >= _PARTS else 1
-    bits = np.zeros((parts, n))
-    edges = np.linspace(0, size, parts + 1).astype(int).tolist()
+    words = np.empty(size if need_words else 0)
+    edges = _parts(g_plus)
+    bits = np.zeros((len(edges) - 1, n))
     signed = np.ascontiguousarray(g_plus, dtype=dtype) if g_minus is None else np.empty((size, n), dtype)
 
     def rows(k: slice) -> None:
         for part in range(k.start, k.stop):
             first, last = edges[part], edges[part + 1]
-            if g_minus is None:
+            if g_minus is not None:
+                pair_sums(g_plus, g_minus, first, last, signed, words, bits[part])
+            elif need_words:
                 single_sums(g_plus, first, last, words, bits[part])
             else:
-                pair_sums(g_plus, g_minus, first, last, signed, words, bits[part])
+                bit_sums(g_plus, first, last, bits[part])
 
-    share_batch(rows, parts, work=g_plus.size // parts, parts=parts)
+    share_batch(rows, len(bits), work=g_plus.size // (16 * len(bits)), parts=len(bits))
     return signed, words, bits.sum(axis=0)
+
+
+def _bit_sum(g: Array) -> FloatArray:
+    """Return the sum (N,) over word lines."""
+    edges = _parts(g)
+    bits = np.zeros((len(edges) - 1, g.shape[1]))
+
+    def rows(k: slice) -> None:
+        for part in range(k.start, k.stop):
+            bit_sums(g, edges[part], edges[part + 1], bits[part])
+
+    share_batch(rows, len(bits), work=g.size // (16 * len(bits)), parts=len(bits))
+    return bits.sum(axis=0)
+
+
+def _parts(g: Array) -> list[int]:
+    """Return the first rows of the slices in which a crossbar is summed, and the end."""
+    parts = _PARTS if g.size > 4 * 65536 and len(g) >= _PARTS else 1
+    return [len(g) * k // parts for k in range(parts + 1)]
 
 
 def _diodes(layers: Layers, layer: int, values: Values) -> Diodes | None:
@@ -197,40 +283,69 @@ def known_voltages(layers: Layers, values: Values, inputs: Array) -> FloatArray:
     return known
 
 
-def known_words(layers: Layers, values: Values, inputs: Array, dtype: Any) -> list[Words | None]:
-    """Return the word lines of every link whose voltages are known; None for the others."""
-    found: list[Words | None] = []
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Lines:
+    """How the inputs drive the known word lines of a link."""
+
+    plus: _Half
+    minus: _Half | None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Half:
+    """Lines j at ``gain[j] * u[column[j]]``, or at ``fixed[j]`` V where the column is -1."""
+
+    column: IntArray
+    gain: Array
+    fixed: Array
+    columns: slice | None
+    """The columns, where every line has one and they follow each other."""
+    undriven: bool
+    """Whether no line has one."""
+
+    def voltage(self, inputs: Array) -> Array:
+        if self.undriven:
+            return self.fixed[None]
+        if self.columns is not None:
+            dtype: Any = self.gain.dtype
+            return np.multiply(inputs[:, self.columns], self.gain, dtype=dtype, casting="same_kind")
+        driven = inputs[:, self.column] * self.gain
+        return np.where(self.column < 0, self.fixed, driven).astype(self.gain.dtype, copy=False)
+
+
+def _known_lines(layers: Layers, crossbar: Crossbar, values: Values, dtype: Any) -> _Lines:
     voltage = values.tables["vsource"]["voltage"]
-    for link in layers.links:
-        if link.source != "known":
-            found.append(None)
-            continue
-        crossbar = link.crossbar
-        plus = _line_voltages(layers, voltage, inputs, crossbar.word_pos, dtype)
-        minus: Array | None = None
-        if crossbar.word_neg is not None and not layers.mirrored(crossbar, voltage):
-            minus = _line_voltages(layers, voltage, inputs, crossbar.word_neg, dtype)
-        found.append(Words(plus=plus, minus=minus))
-    return found
+    minus: _Half | None = None
+    if crossbar.word_neg is not None and not layers.mirrored(crossbar, voltage):
+        minus = _half(layers, voltage, crossbar.word_neg, dtype)
+    return _Lines(plus=_half(layers, voltage, crossbar.word_pos, dtype), minus=minus)
 
 
-def _line_voltages(layers: Layers, voltage: FloatArray, inputs: Array, nodes: IntArray, dtype: Any) -> Array:
-    column, gain = layers.input_column[nodes], layers.input_gain[nodes]
-    if np.all(column < 0):
-        fixed = np.zeros(layers.netlist.n_nodes)
-        fixed[layers.known_node] = voltage
-        return fixed[nodes].astype(dtype)[None]
-    if np.all(column >= 0):
-        start = int(column[0])
-        if np.array_equal(column, np.arange(start, start + len(column))):
-            chosen = inputs[:, start : start + len(column)]
-        else:
-            chosen = inputs[:, column]
-        return np.multiply(chosen, gain.astype(dtype), dtype=dtype, casting="same_kind")
+def _half(layers: Layers, voltage: FloatArray, nodes: IntArray, dtype: Any) -> _Half:
+    column = layers.input_column[nodes]
     fixed = np.zeros(layers.netlist.n_nodes)
     fixed[layers.known_node] = voltage
-    line = np.where(column < 0, fixed[nodes], inputs[:, column] * gain)
-    return line.astype(dtype)
+    first, size = int(column[0]), len(column)
+    follow = first >= 0 and np.array_equal(column, np.arange(first, first + size))
+    return _Half(
+        column=column,
+        gain=layers.input_gain[nodes].astype(dtype),
+        fixed=fixed[nodes].astype(dtype),
+        columns=slice(first, first + size) if follow else None,
+        undriven=bool(np.all(column < 0)),
+    )
+
+
+def known_words(w: Weights, inputs: Array) -> list[Words | None]:
+    """Return the word lines of every link whose voltages are known; None for the others."""
+    found: list[Words | None] = []
+    for lines in w.fixed.lines:
+        if lines is None:
+            found.append(None)
+            continue
+        minus = None if lines.minus is None else lines.minus.voltage(inputs)
+        found.append(Words(plus=lines.plus.voltage(inputs), minus=minus))
+    return found
 
 
 def constant_currents(
@@ -256,11 +371,14 @@ def constant_currents(
         line = words[number]
         if line is None or link.wired:
             continue
-        current = line.plus @ w.signed[number]
+        if number in w.pending and len(line.plus) <= _FEW_SAMPLES and line.plus.shape[1] > _FEW_SAMPLES:
+            current = _summed_on_the_way(w, number, line.plus)
+        else:
+            current = line.plus @ w.signed[number]
         if link.crossbar.word_neg is not None and line.minus is not None:
             g_minus = n.device_conductances(link.crossbar, w.values)[1][1]
             current = current + (line.plus + line.minus) @ np.asarray(g_minus, dtype=w.dtype)
-        add(link.target, current if link.sense < 0 else w.sense[link.sense] * current)
+        add(link.target, current if link.sense < 0 else w.fixed.sense[link.sense] * current)
     t = w.values.tables
     for node, other, row in layers.pulled:
         assert known is not None
@@ -281,6 +399,22 @@ def constant_currents(
                 one += shared[layer]
             found.append(one)
     return found
+
+
+def _summed_on_the_way(w: Weights, number: int, words: Array) -> Array:
+    """Return the currents (B, N) into bit lines, and sum their conductances in the same pass."""
+    g = w.signed[number]
+    edges = _parts(g)
+    current = np.zeros((len(edges) - 1, len(words), g.shape[1]), dtype=w.dtype)
+    bits = np.zeros((len(edges) - 1, g.shape[1]))
+
+    def rows(k: slice) -> None:
+        for part in range(k.start, k.stop):
+            currents_and_sums(words, g, edges[part], edges[part + 1], current[part], bits[part])
+
+    share_batch(rows, len(bits), work=g.size // (16 * len(bits)), parts=len(bits))
+    w.sums[w.pending.pop(number)] += bits.sum(axis=0)
+    return current.sum(axis=0)
 
 
 def lines_of(crossbar: Crossbar, plus: Array, minus: Array | None) -> FloatArray:

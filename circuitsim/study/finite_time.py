@@ -192,12 +192,12 @@ class _Relaxing:
             elif link.source == "bank":
                 # Control and output swap: what the bank passed on comes back through its gain.
                 source, bank = plan.structure.bank_layer[link.index], banks[link.index]
-                bit = there if link.sense < 0 else w.sense[link.sense] * there
+                bit = there if link.sense < 0 else w.fixed.sense[link.sense] * there
                 into[source] += bank.slope * (bit @ signed.T)
                 passed = bank.forward("transposed", dual[source]) if link.sense < 0 else None
                 if passed is not None:
                     into[link.target] += passed @ signed
-                    loads[source] = loads[source] + w.back[link.index] * bank.slope * w.word_sum[number]
+                    loads[source] = loads[source] + w.fixed.back[link.index] * bank.slope * w.word_sum[number]
         output = plan.structure.output_layer
         pull = self.cost.nudge(self.targets, 1.0).current(plan.read(state[output]))
         into[output] -= plan.spread(pull, state[output])

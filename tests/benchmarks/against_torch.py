@@ -94,7 +94,7 @@ def images(count: int) -> Samples:
     """Random images, dark for four fifths, with random classes."""
     rng = np.random.default_rng(0)
     bright = rng.random((count, 784)) < 0.2
-    return Samples(inputs=rng.random((count, 784)) * bright, labels=rng.integers(0, 10, count))
+    return Samples(inputs=(rng.random((count, 784)) * bright).astype(np.float32), labels=rng.integers(0, 10, count))
 
 
 def our_trainer(description: dict[str, Any], estimator: Estimator, samples: Samples) -> Trainer:
@@ -121,7 +121,7 @@ def our_step(trainer: Trainer, inputs: np.ndarray, targets: np.ndarray) -> cs.Gr
     """One step as `Trainer.epoch` takes it."""
     gradient = trainer.estimator.estimate(trainer.phases(), inputs, targets)
     target = trainer.optimiser.step(trainer.chip.target, gradient, 1.0)
-    trainer.chip = trainer.chip.programmed(target)
+    trainer.chip = trainer.chip.reprogrammed(target)
     return gradient
 
 

@@ -50,10 +50,37 @@ def _slope_row(j, left, right, product, sign, word, bit, row):  # type: ignore[n
 
 
 @kernel
-def sgd_rows(first, last, left, right, product, sign, word, bit, g, m, rate, momentum, g_min, g_max, new):
+def sgd_rows(  # type: ignore[no-untyped-def]
+    first, last, left, right, product, sign, word, bit, g, m, rate, momentum, g_min, g_max, new
+):
     """``rate`` holds the window squared over the unit; ``m`` is empty where there is no momentum."""
     n = len(bit)
-    row = np.empty(n, g.dtype)
+    row, start = np.empty(n, g.dtype), np.empty(n, g.dtype)
+    if len(m) == 0 and len(product) == 0 and left.shape[0] == 4:
+        # Four samples: the whole step in one pass.
+        for i in range(n):
+            start[i] = rate * bit[i]
+        step = rate * sign
+        for j in range(first, last):
+            base = rate * word[j] if len(word) > 0 else g.dtype.type(0)
+            f0, f1, f2, f3 = step * left[0, j], step * left[1, j], step * left[2, j], step * left[3, j]
+            for i in range(n):
+                up = (f0 * right[0, i] + f1 * right[1, i]) + (f2 * right[2, i] + f3 * right[3, i])
+                moved = g[j, i] + (up - (start[i] + base))
+                moved = g_max if moved > g_max else moved
+                new[j, i] = g_min if moved < g_min else moved
+        return
+    if len(m) == 0 and len(product) > 0:
+        for i in range(n):
+            start[i] = rate * bit[i]
+        step = rate * sign
+        for j in range(first, last):
+            base = rate * word[j] if len(word) > 0 else g.dtype.type(0)
+            for i in range(n):
+                moved = g[j, i] + (step * product[j, i] - (start[i] + base))
+                moved = g_max if moved > g_max else moved
+                new[j, i] = g_min if moved < g_min else moved
+        return
     for j in range(first, last):
         _slope_row(j, left, right, product, sign, word, bit, row)
         if len(m) > 0:

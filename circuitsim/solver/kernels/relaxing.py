@@ -1,0 +1,346 @@
+"""Sweeps over the layers of a small batch, compiled as a whole: what `circuitsim.solver.relaxation` does with
+BLAS and NumPy, for networks whose layers are joined by so little that calling these costs more than the work.
+
+Layers lie one behind the other in flat arrays: layer l of n_l nodes from place ``start[l]`` on, its (B, n_l)
+block from ``B * start[l]`` on. A link is a row (from a bank?, source layer, target layer, first weight,
+rows, columns, transposed?) over the weights W = g_plus - g_minus, stored with the longer side along the rows.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from circuitsim.solver.kernels.amplifiers import held_nodes, output_changes, outputs
+from circuitsim.solver.kernels.mixing import mix, progress
+from circuitsim.solver.kernels.nodes import clamp_increments, clamp_nodes, solve_increments, solve_nodes
+
+__all__ = ["CORRECTED", "FREE", "NUDGED", "TRANSPOSED", "Bench", "Nudging", "Wiring", "relax_layers"]
+
+FREE, NUDGED, CORRECTED, TRANSPOSED = 0, 1, 2, 3
+_LINEAR, _CLAMPS, _DIODES = 0, 1, 2
+_CONVERGED, _RAN_OUT, _GREW = 0, 1, 3
+_DEPTH = 6
+
+kernel = njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")
+
+
+class Wiring(NamedTuple):
+    """Structure and weights of a network, the same for every batch."""
+
+    start: np.ndarray  # (L + 1,)
+    links: np.ndarray  # (K, 7)
+    weights: np.ndarray  # flat
+    nodes: np.ndarray  # (L, 3): 0 linear, 1 ideal diodes, 2 diodes; their number; their first column
+    clamps: np.ndarray  # flat: (4, n) blocks of layers with ideal diodes: low, low_g, high, high_g
+    diodes: np.ndarray  # flat: (5, D, n) blocks of layers with diodes: sign, ref, i_s, slope, gmin
+    bank: np.ndarray  # (L,): 0 none, 1 linear, 2 saturating
+    gain: np.ndarray  # (n_total,)
+    offset: np.ndarray
+    limit: np.ndarray
+    back: np.ndarray
+
+
+class Bench(NamedTuple):
+    """One phase of a batch; flat (B, n_l) blocks."""
+
+    a: np.ndarray
+    constant: np.ndarray
+    v0: np.ndarray
+    tangent: np.ndarray
+    slope: np.ndarray
+    drawn: np.ndarray
+    state: np.ndarray
+
+
+class Nudging(NamedTuple):
+    """Current ``amplitude * (softmax((y0 + dy) / scale) - target)`` that leaves outputs, or quadratic."""
+
+    kind: int  # 0 none, 1 quadratic, 2 softmax
+    layer: int
+    pos: np.ndarray  # (K,)
+    neg: np.ndarray  # (K,), or empty
+    y0: np.ndarray  # (B, K)
+    target: np.ndarray  # (B, K)
+    amplitude: float  # or beta times the conductance
+    scale: float
+
+
+@kernel
+def _block(flat, start, layer, batch):  # type: ignore[no-untyped-def]
+    first, last = start[layer], start[layer + 1]
+    return flat[batch * first : batch * last].reshape(batch, last - first)
+
+
+@kernel
+def _gather(flat, start, order, loops, packed):  # type: ignore[no-untyped-def]
+    """Copy the blocks of the layers that close the loops into ``packed`` (B, n), side by side."""
+    batch, place = len(packed), 0
+    for layer in order[len(order) - loops :]:
+        block = _block(flat, start, layer, batch)
+        for b in range(batch):
+            for k in range(block.shape[1]):
+                packed[b, place + k] = block[b, k]
+        place += block.shape[1]
+
+
+@kernel
+def _send(x, weights, total, towards_rows, rows, columns):  # type: ignore[no-untyped-def]
+    """Add x @ W to ``total`` where W (rows, columns) is stored; along its columns, or along its rows."""
+    batch = len(x)
+    if towards_rows:
+        for j in range(rows):
+            for b in range(batch):
+                one = x.dtype.type(0)
+                for i in range(columns):
+                    one += weights[j, i] * x[b, i]
+                total[b, j] += one
+    else:
+        for j in range(rows):
+            for b in range(batch):
+                f = x[b, j]
+                for i in range(columns):
+                    total[b, i] += f * weights[j, i]
+
+
+@kernel
+def _pass_on(phase, wiring, bench, layer, d, out):  # type: ignore[no-untyped-def]
+    """Write what the bank of a layer passes on while its nodes are at d; return whether it does."""
+    start, batch = wiring.start, len(d)
+    first, last = start[layer], start[layer + 1]
+    gain, limit = wiring.gain[first:last], wiring.limit[first:last]
+    if phase == FREE:
+        outputs(d, gain, wiring.offset[first:last], limit, out)
+        return True
+    if phase == NUDGED:
+        output_changes(d, gain, limit, _block(bench.tangent, start, layer, batch), out)
+        return True
+    if phase == CORRECTED and wiring.bank[layer] == 2:
+        slope = _block(bench.slope, start, layer, batch)
+        output_changes(d, gain, limit, _block(bench.tangent, start, layer, batch), out)
+        for b in range(batch):
+            for k in range(last - first):
+                out[b, k] -= slope[b, k] * d[b, k]
+        return True
+    back = wiring.back[first:last]
+    moving = False
+    for b in range(batch):
+        for k in range(last - first):
+            out[b, k] = back[k] * d[b, k]
+            moving = moving or back[k] != 0.0
+    return moving
+
+
+@kernel
+def _pull(nudging, d, current, load):  # type: ignore[no-untyped-def]
+    """Take the nudge's current from the outputs, linearised where they are; ``load`` grows by its slope."""
+    batch, outputs_ = nudging.target.shape
+    paired = len(nudging.neg) > 0
+    y = np.empty(outputs_)
+    for b in range(batch):
+        for k in range(outputs_):
+            y[k] = nudging.y0[b, k] + d[b, nudging.pos[k]]
+            if paired:
+                y[k] -= d[b, nudging.neg[k]]
+        if nudging.kind == 1:
+            for k in range(outputs_):
+                # What the node's own displacement adds is in its load already.
+                own = y[k] - nudging.target[b, k]
+                current[b, nudging.pos[k]] -= nudging.amplitude * (own - d[b, nudging.pos[k]])
+                if paired:
+                    current[b, nudging.neg[k]] += nudging.amplitude * (own + d[b, nudging.neg[k]])
+            continue
+        top, total = y.max(), 0.0
+        for k in range(outputs_):
+            y[k] = np.exp((y[k] - top) / nudging.scale)
+            total += y[k]
+        for k in range(outputs_):
+            p = y[k] / total
+            pull = nudging.amplitude * (p - nudging.target[b, k])
+            stiff = nudging.amplitude / nudging.scale * p * (1.0 - p)
+            node = nudging.pos[k]
+            current[b, node] += stiff * d[b, node] - pull
+            load[b, node] += stiff
+            if paired:
+                node = nudging.neg[k]
+                current[b, node] += stiff * d[b, node] + pull
+                load[b, node] += stiff
+
+
+@kernel
+def _visit(phase, wiring, bench, nudging, layer, old, passing, passes, work):  # type: ignore[no-untyped-def]
+    """Solve the nodes of a layer in place; ``passing`` is what banks pass on, ``passes`` whether they do."""
+    start = wiring.start
+    state = _block(bench.state, start, layer, old)
+    batch, n = state.shape
+    first, last = start[layer], start[layer + 1]
+    a = _block(bench.a, start, layer, batch)
+    current = work[0, : batch * n].reshape(batch, n)
+    constant = _block(bench.constant, start, layer, batch)
+    for b in range(batch):
+        for k in range(n):
+            current[b, k] = constant[b, k]
+    for link in wiring.links:
+        banked, source, target, place, rows, columns, turned = link
+        if source != layer and target != layer:
+            continue
+        weights = wiring.weights[place : place + rows * columns].reshape(rows, columns)
+        if target == layer and (passes[source] or not banked):
+            sent = _block(passing if banked else bench.state, start, source, batch)
+            _send(sent, weights, current, turned == 1, rows, columns)
+        if source == layer:
+            there = _block(bench.state, start, target, batch)
+            if not banked:
+                _send(there, weights, current, turned == 0, rows, columns)
+            elif phase >= CORRECTED or wiring.bank[layer] == 1:
+                if phase < CORRECTED and not np.any(wiring.back[first:last]):
+                    continue
+                back = work[1, : batch * n].reshape(batch, n)
+                for b in range(batch):
+                    for k in range(n):
+                        back[b, k] = 0
+                _send(there, weights, back, turned == 0, rows, columns)
+                if phase >= CORRECTED:
+                    slope = _block(bench.slope, start, layer, batch)
+                    for b in range(batch):
+                        for k in range(n):
+                            current[b, k] += slope[b, k] * back[b, k]
+                else:
+                    for b in range(batch):
+                        for k in range(n):
+                            current[b, k] += wiring.back[first + k] * back[b, k]
+    load = a
+    if nudging.kind > 0 and nudging.layer == layer:
+        load = work[2, : batch * n].reshape(batch, n)
+        for b in range(batch):
+            for k in range(n):
+                load[b, k] = a[b, k]
+        _pull(nudging, state, current, load)
+    kind, count, column = wiring.nodes[layer]
+    out = _block(passing, start, layer, batch)
+    if kind == _CLAMPS and phase != TRANSPOSED:
+        c = wiring.clamps[column : column + 4 * n].reshape(4, n)
+        if phase == FREE:
+            clamp_nodes(load, current, c[0], c[1], c[2], c[3], state)
+        else:
+            clamp_increments(
+                load, current, _block(bench.v0, start, layer, batch), c[0], c[1], c[2], c[3], state
+            )
+    elif kind == _DIODES and phase != TRANSPOSED:
+        d = wiring.diodes[column : column + 5 * count * n].reshape(5, count, n)
+        if phase == FREE:
+            solve_nodes(load, current, d[0], d[1], d[2], d[3], d[4], state)
+        else:
+            v0 = _block(bench.v0, start, layer, batch)
+            solve_increments(load, current, v0, d[0], d[1], d[2], d[3], d[4], state)
+    elif phase == CORRECTED and wiring.bank[layer] == 2:
+        held_nodes(
+            load,
+            current,
+            _block(bench.drawn, start, layer, batch),
+            wiring.gain[first:last],
+            wiring.limit[first:last],
+            _block(bench.tangent, start, layer, batch),
+            _block(bench.slope, start, layer, batch),
+            state,
+            out,
+        )
+        passes[layer] = True
+        return
+    else:
+        for b in range(batch):
+            for k in range(n):
+                state[b, k] = current[b, k] / load[b, k]
+    if wiring.bank[layer] > 0:
+        passes[layer] = _pass_on(phase, wiring, bench, layer, state, out)
+
+
+@kernel
+def relax_layers(  # type: ignore[no-untyped-def]
+    phase, wiring, bench, nudging, order, loops, limits, most, regular, iterations, status
+):
+    """Sweep until every sample meets the limits (step, relative, rounding, absolute), or is lost.
+
+    ``order`` ends with the ``loops`` layers that close the loops; without any, one pass is exact.
+    """
+    start, batch = wiring.start, len(status)
+    widest = 0
+    for layer in range(len(start) - 1):
+        widest = max(widest, start[layer + 1] - start[layer])
+    work = np.empty((3, batch * widest), bench.state.dtype)
+    passing = np.zeros_like(bench.state)
+    passes = np.zeros(len(start) - 1, np.bool_)
+    for layer in range(len(start) - 1):
+        if wiring.bank[layer] > 0:
+            state = _block(bench.state, start, layer, batch)
+            passes[layer] = _pass_on(phase, wiring, bench, layer, state, _block(passing, start, layer, batch))
+    if loops == 0:
+        for layer in order:
+            _visit(phase, wiring, bench, nudging, layer, batch, passing, passes, work)
+        for b in range(batch):
+            iterations[b] = 1
+            total = 0.0
+            for layer in range(len(start) - 1):
+                state = _block(bench.state, start, layer, batch)
+                for k in range(state.shape[1]):
+                    total += abs(float(state[b, k]))
+            status[b] = _CONVERGED if total < np.inf else _GREW
+        return
+    size = 0
+    for layer in order[len(order) - loops :]:
+        _visit(phase, wiring, bench, nudging, layer, batch, passing, passes, work)
+        size += start[layer + 1] - start[layer]
+    x, g = np.empty((batch, size), work.dtype), np.empty((batch, size), work.dtype)
+    a, out = np.empty((batch, size), work.dtype), np.empty((batch, size), work.dtype)
+    xs = np.empty((_DEPTH, batch, size), work.dtype)
+    fs = np.empty((_DEPTH, batch, size), work.dtype)
+    gram, held = np.zeros((batch, _DEPTH, _DEPTH)), np.zeros((batch, _DEPTH), np.bool_)
+    found, done = np.empty((batch, 4)), np.zeros(batch, np.bool_)
+    step, relative, rounding, absolute = limits
+    for b in range(batch):
+        status[b] = _RAN_OUT
+    _gather(bench.state, start, order, loops, x)
+    _gather(bench.a, start, order, loops, a)
+    for count in range(1, most + 1):
+        for layer in order:
+            _visit(phase, wiring, bench, nudging, layer, batch, passing, passes, work)
+        _gather(bench.state, start, order, loops, g)
+        progress(x, g, a, found)
+        left = 0
+        for b in range(batch):
+            if done[b]:
+                continue
+            moved, there, flow, scale = (
+                np.sqrt(found[b, 0]),
+                np.sqrt(found[b, 1]),
+                np.sqrt(found[b, 2]),
+                np.sqrt(found[b, 3]),
+            )
+            iterations[b] = count
+            if not (flow + there < np.inf and there <= 1e9):
+                status[b], done[b] = _GREW, True
+            elif moved <= max(step, rounding * there) and flow <= relative * scale + absolute:
+                status[b], done[b] = _CONVERGED, True
+            else:
+                left += 1
+        if left == 0 or count == most:
+            return
+        if count > 1:
+            mix(x, g, (count - 2) % _DEPTH, xs, fs, gram, held, regular, out)
+        for b in range(batch):
+            for k in range(size):
+                x[b, k] = g[b, k] if done[b] or count == 1 else out[b, k]
+        place = 0
+        for layer in order[len(order) - loops :]:
+            n = start[layer + 1] - start[layer]
+            state = _block(bench.state, start, layer, batch)
+            for b in range(batch):
+                for k in range(n):
+                    state[b, k] = x[b, place + k]
+            if wiring.bank[layer] > 0:
+                passes[layer] = _pass_on(
+                    phase, wiring, bench, layer, state, _block(passing, start, layer, batch)
+                )
+            place += n
