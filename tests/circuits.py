@@ -305,6 +305,7 @@ NEURONS: dict[str, dict[str, Any]] = {
         "gain": 1.5,
     },
     "relu": {"kind": "relu", "clamp": -0.05, "saturation_current": "1u", "gain": 1.5},
+    "ideal relu": {"kind": "ideal_relu", "polarity": "alternating", "gain": 1.5},
 }
 SYNAPSES: dict[str, dict[str, Any]] = {
     "buffered": {"kind": "buffered"},

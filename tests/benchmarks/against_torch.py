@@ -94,7 +94,9 @@ def images(count: int) -> Samples:
     """Random images, dark for four fifths, with random classes."""
     rng = np.random.default_rng(0)
     bright = rng.random((count, 784)) < 0.2
-    return Samples(inputs=(rng.random((count, 784)) * bright).astype(np.float32), labels=rng.integers(0, 10, count))
+    return Samples(
+        inputs=(rng.random((count, 784)) * bright).astype(np.float32), labels=rng.integers(0, 10, count)
+    )
 
 
 def our_trainer(description: dict[str, Any], estimator: Estimator, samples: Samples) -> Trainer:

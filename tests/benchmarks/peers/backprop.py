@@ -86,8 +86,8 @@ class BufferedTwin:
     """The circuit's own equations, differentiated by autograd and stepped by Adam in its window.
 
     Cost [W]: ``conductance * scale^2 * CE(softmax(y / scale), t)``, mean over the batch, y the last nodes.
-    Step, with m, v the moments of dC/dg times the window: ``g -= step * window * m_hat / (sqrt(v_hat) +
-    1e-10 * conductance)``, then clipped to ``g_min`` ... ``g_max``. Every tensor has one precision, that of
+    Step, with m, v the moments of dC/dg times window / conductance: ``g -= step * window * m_hat /
+    (sqrt(v_hat) + 1e-10)``, then clipped to ``g_min`` ... ``g_max``. Every tensor has one precision, that of
     the conductances given; these are copied.
     """
 
@@ -136,10 +136,11 @@ class BufferedTwin:
         self.count += 1
         with torch.no_grad():
             for g, slope, (m, v) in zip(self.parameters(), slopes, self.moments, strict=True):
-                slope = slope * window
+                # In units of the cost's curvature, so that float32 can hold the squares.
+                slope = slope * (window / self.conductance)
                 m.lerp_(slope, 1 - self.beta1)
                 v.lerp_(slope.square(), 1 - self.beta2)
-                size = (v / (1 - self.beta2**self.count)).sqrt_().add_(1e-10 * self.conductance)
+                size = (v / (1 - self.beta2**self.count)).sqrt_().add_(1e-10)
                 g.addcdiv_(m, size, value=-step * window / (1 - self.beta1**self.count))
                 g.clamp_(self.g_min, self.g_max)
         return cost.detach()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import numpy as np
@@ -14,8 +13,9 @@ import circuitsim as cs  # noqa: E402
 from circuitsim.learning import OptimiserSpec, Samples, Trainer  # noqa: E402
 from circuitsim.network import parse_network  # noqa: E402
 from circuitsim.seeds import stream  # noqa: E402
-from peers.backprop import BufferedLayer, BufferedTwin, PlainNetwork  # noqa: E402
+from peers.backprop import PlainNetwork  # noqa: E402
 from peers.resistive import PublishedStyle, ResistiveNetwork, random_conductances  # noqa: E402
+from peers.twins import twin_of  # noqa: E402
 
 SIZES = [(8, 5, 3), (8, 6, 5, 3), (8, 4, 6, 5, 3)]
 BATCH = 4
@@ -195,34 +195,6 @@ DOCUMENT = {
 }
 
 
-def _twin(chip, spec) -> BufferedTwin:
-    layers = []
-    for below, name in itertools.pairwise(["u", *spec.layers]):
-        layer = spec.layers[name]
-        halves = [torch.from_numpy(np.array(g)) for g in chip.target[f"{below}-{name}"]]
-        bias = chip.target.get(f"{name}.bias")
-        neuron = layer.neuron
-        layers.append(
-            BufferedLayer(
-                g_plus=halves[0],
-                g_minus=halves[1],
-                bias_plus=None if bias is None else torch.from_numpy(np.array(bias[0])),
-                bias_minus=None if bias is None else torch.from_numpy(np.array(bias[1])),
-                bias_voltage=0.0 if layer.bias is None else layer.bias.voltage,
-                leak=layer.leak,
-                gain=neuron.gain,
-                saturation=getattr(neuron, "saturation", math.inf),
-            )
-        )
-    return BufferedTwin(
-        layers=layers,
-        conductance=spec.cost.conductance,
-        scale=spec.cost.scale,
-        g_min=spec.conductance.min,
-        g_max=spec.conductance.max,
-    )
-
-
 def test_twin_learns_as_the_circuit_does():
     """An epoch of Adam on the adjoint's gradient: same conductances, same cost, to rounding."""
     spec = parse_network(DOCUMENT)
@@ -243,12 +215,12 @@ def test_twin_learns_as_the_circuit_does():
         seed=3,
     )
     start = {name: [np.array(g) for g in pair] for name, pair in trainer.chip.target.items()}
-    twin = _twin(trainer.chip, spec)
+    twin = twin_of(trainer.chip, spec)
     metrics = trainer.epoch(0)
     lines, labels = torch.from_numpy(0.1 * samples.inputs), torch.from_numpy(samples.labels)
     parts = [torch.from_numpy(rows) for rows in np.array_split(stream(3, "shuffle", 0).permutation(24), 3)]
     assert twin.epoch(lines, labels, parts, 0.02) == pytest.approx(metrics["train_cost"], rel=1e-9)
-    for ours, theirs in zip(_twin(trainer.chip, spec).parameters(), twin.parameters(), strict=True):
+    for ours, theirs in zip(twin_of(trainer.chip, spec).parameters(), twin.parameters(), strict=True):
         np.testing.assert_allclose(ours.detach().numpy(), theirs.detach().numpy(), rtol=1e-7, atol=0)
     moved = [np.abs(trainer.chip.target[name][0] - pair[0]).max() for name, pair in start.items()]
     assert min(moved) > 3e-6
