@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from circuitsim.chip import Chip, fabricate
     from circuitsim.compiler import compile_network
-    from circuitsim.data import load_digits
+    from circuitsim.data import load_digits, load_fashion_mnist, load_mnist
     from circuitsim.devices import DeviceCard, ideal_card, load_card
     from circuitsim.errors import (
         CircuitsimError,
@@ -59,7 +59,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "chip": ("Chip", "fabricate"),
     "compiler": ("compile_network",),
-    "data": ("load_digits",),
+    "data": ("load_digits", "load_fashion_mnist", "load_mnist"),
     "devices": ("DeviceCard", "ideal_card", "load_card"),
     "errors": (
         "CircuitsimError",

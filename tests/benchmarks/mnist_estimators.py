@@ -1,4 +1,4 @@
-"""Corrected phases beside nudged ones on MNIST, over several seeds: test accuracy after the first and last epoch.
+"""Corrected phases beside nudged ones on MNIST, over seeds: test accuracy after the first and last epoch.
 
 Run it from the repository's root, with the data in the cache or in CIRCUITSIM_DATA:
 
