@@ -79,17 +79,19 @@ class Equations:
         wires = [1 / crossbar.r_wire for crossbar in self.netlist.crossbars if crossbar.wired]
         return max((*(float(g.max()) for g in sizes if g.size), *wires), default=0.0)
 
-    def rounding(self, v: FloatArray) -> FloatArray:
+    def rounding(self, v: FloatArray, moved: FloatArray | None = None) -> FloatArray:
         """Return the current (B,) A that voltages of relative error 1 would leave at a node: times the
         precision it is what rounded voltages make of KCL.
 
         An ideal diode counts where it conducts, or blocks by no more than rounding. At ground its own small
-        voltage is as precise as any other, and this is no more than its current.
+        voltage is as precise as any other, and this is no more than its current. Where v is the sum of an
+        anchor and a displacement ``moved`` (B, N) V, it is as precise as that.
         """
-        size = self.largest_conductance * np.abs(v).max(axis=1, initial=0.0)
+        of = np.abs(v) if moved is None else np.maximum(np.abs(v), np.abs(moved))
+        size = self.largest_conductance * of.max(axis=1, initial=0.0)
         z = self.netlist.ideal_diode
         if len(z):
-            reach = np.maximum(np.abs(v[:, z.pos]), np.abs(v[:, z.neg]))
+            reach = np.maximum(of[:, z.pos], of[:, z.neg])
             conducts = _drop(v, z.pos, z.neg) > -_ROUNDINGS * reach
             currents = self.values.tables["ideal_diode"]["conductance"] * reach
             size = np.maximum(size, np.where(conducts, currents, 0.0).max(axis=1))

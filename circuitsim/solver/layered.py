@@ -758,6 +758,8 @@ class _Increment(_Phase):
         moving: Array | None = None
         if link.sense < 0:
             moving = state[link.target][:, bits]
+        elif link.source == "known":
+            return None
         elif phase != "nudged":
             if side == "from":
                 return None

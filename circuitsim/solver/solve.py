@@ -293,7 +293,7 @@ def _finished(
     i = np.empty((len(v), 0))
     if settings.check:
         i = equations.grounded_branch_currents(v)
-    point = _checked(equations, drive, settings, v, i, iterations, status, method)
+    point = _checked(equations, drive, settings, v, i, iterations, status, method, displacement)
     return replace(point, displacement=displacement)
 
 
@@ -324,6 +324,7 @@ def _checked(
     iterations: NDArray[np.int64],
     status: NDArray[np.int8],
     method: str,
+    displacement: FloatArray | None = None,
 ) -> OperatingPoint:
     unknown = np.full(len(v), np.nan)
     residual, largest, power = unknown, unknown, unknown
@@ -333,7 +334,7 @@ def _checked(
         residual = np.maximum(np.abs(node).max(axis=1), equations.interior_residual(v))
         power = equations.power(v)
         # Whatever a method believes: the referee decides what is called converged.
-        rounding = np.finfo(settings.precision).eps * equations.rounding(v)
+        rounding = np.finfo(settings.precision).eps * equations.rounding(v, displacement)
         allowed = _REFEREE[settings.precision] * largest + 8 * rounding + _REFEREE_FLOOR
         status = np.where((status == 0) & ~(residual <= allowed), np.int8(1), status)
     for array in (v, i):
