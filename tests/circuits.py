@@ -305,8 +305,15 @@ NEURONS: dict[str, dict[str, Any]] = {
         "gain": 1.5,
     },
     "relu": {"kind": "relu", "clamp": -0.05, "saturation_current": "1u", "gain": 1.5},
-    "ideal relu": {"kind": "ideal_relu", "polarity": "alternating", "gain": 1.5},
 }
+KINKED: dict[str, dict[str, Any]] = {
+    # At ground a node may be held as hard as one likes; elsewhere its rounding is a current.
+    "ideal relu": {"kind": "ideal_relu", "gain": 1.5},
+    "ideal relu, negative": {"kind": "ideal_relu", "polarity": "negative", "conductance": "1", "clamp": 0.02},
+    "ideal relu, alternating": {"kind": "ideal_relu", "polarity": "alternating", "clamp": -0.01}
+    | {"conductance": "10", "gain": 1.5},
+}
+"""Neurons that are not smooth: gradients have jumps, and no order in beta."""
 SYNAPSES: dict[str, dict[str, Any]] = {
     "buffered": {"kind": "buffered"},
     "virtual ground": {"kind": "buffered", "virtual_ground": True},
@@ -331,7 +338,7 @@ def network_document(
     gain: float | None = None,
 ) -> dict[str, Any]:
     """A two-layer network; ``recurrent`` adds a lateral and a feedback connection."""
-    cell = dict(NEURONS[neuron]) | ({} if gain is None else {"gain": gain})
+    cell = dict((NEURONS | KINKED)[neuron]) | ({} if gain is None else {"gain": gain})
     first = {"kind": "resistive"} if synapse == "resistive" else {"kind": "buffered"}
     if synapse == "virtual ground":
         first["virtual_ground"] = True

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from circuits import NEURONS, SYNAPSES, network_document, random_inputs, random_nudge, small_network
+from circuits import KINKED, NEURONS, SYNAPSES, network_document, random_inputs, random_nudge, small_network
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -87,7 +87,7 @@ def plain_kinds() -> list[tuple[str, str, bool]]:
     """Neurons and synapses whose networks have one bank to a layer at most and no virtual ground."""
     return [
         (neuron, synapse, recurrent)
-        for neuron in NEURONS
+        for neuron in NEURONS | KINKED
         for synapse in SYNAPSES
         for recurrent in (False, True)
         if build_plan(
@@ -112,7 +112,7 @@ def test_every_neuron_and_synapse(
 
 
 def test_what_is_compiled_and_what_is_not() -> None:
-    assert {neuron for neuron, _, _ in KINDS} == set(NEURONS)
+    assert {neuron for neuron, _, _ in KINDS} == set(NEURONS | KINKED)
     assert {synapse for _, synapse, _ in KINDS} == set(SYNAPSES) - {"virtual ground"}
     # Beside its own buffer a layer that drives an amplifier has a second bank.
     assert {synapse for _, synapse, recurrent in KINDS if recurrent} == {"buffered", "resistive"}
@@ -151,6 +151,7 @@ LOOPS: dict[str, dict[str, Any]] = {
     "diode": {"neuron": "diode", "recurrent": True},
     "resistive diode": {"neuron": "diode", "synapse": "resistive", "recurrent": True},
     "virtual ground": {"neuron": "tanh", "synapse": "virtual ground", "recurrent": True},
+    "ideal diodes": {"neuron": "ideal relu", "synapse": "resistive", "recurrent": True},
     "amplifier": {"neuron": "relu", "synapse": "amplifier", "recurrent": True},
 }
 

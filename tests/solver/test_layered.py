@@ -7,19 +7,30 @@ from typing import Any
 
 import numpy as np
 import pytest
-from circuits import NEURONS, SYNAPSES, random_inputs, random_netlist, random_nudge, small_network
+from circuits import (
+    KINKED,
+    NEURONS,
+    SYNAPSES,
+    network_document,
+    random_inputs,
+    random_netlist,
+    random_nudge,
+    small_network,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from circuitsim.compiler import compile_network
 from circuitsim.errors import NetlistError
 from circuitsim.netlist import AmplifierBank, Crossbar, CurrentSense, Netlist, NetlistBuilder
+from circuitsim.network import parse_network
 from circuitsim.solver import Drive, OperatingPoint, Plan, SolverSettings, build_plan, solve, solve_transposed
 
 LAYERED = SolverSettings(method="layered", max_iterations=400)
 GENERAL = SolverSettings(method="general")
 
 
-def check_phases(plan: Plan, netlist: Netlist, seed: int, beta: float) -> None:
+def check_phases(plan: Plan, netlist: Netlist, seed: int, beta: float, transposed: float = 1e-9) -> None:
     """Every phase by both methods, each from its own free point."""
     values = netlist.values()
     batch, outputs = 3, len(netlist.outputs.pos)
@@ -45,7 +56,7 @@ def check_phases(plan: Plan, netlist: Netlist, seed: int, beta: float) -> None:
     s, t = (
         solve_transposed(plan, values, free[s.method], current, s, inputs=inputs) for s in (LAYERED, GENERAL)
     )
-    np.testing.assert_allclose(s, t, rtol=0, atol=1e-9 * np.abs(t).max())
+    np.testing.assert_allclose(s, t, rtol=0, atol=transposed * np.abs(t).max())
 
 
 def close(layered: OperatingPoint, general: OperatingPoint) -> None:
@@ -62,7 +73,7 @@ def close(layered: OperatingPoint, general: OperatingPoint) -> None:
 
 @pytest.mark.parametrize("recurrent", [False, True], ids=["feedforward", "recurrent"])
 @pytest.mark.parametrize("synapse", SYNAPSES)
-@pytest.mark.parametrize("neuron", NEURONS)
+@pytest.mark.parametrize("neuron", [*NEURONS, *KINKED])
 def test_every_neuron_and_synapse(neuron: str, synapse: str, recurrent: bool) -> None:
     for seed, output in ((0, "single"), (1, "differential_pair")):
         _, netlist = small_network(seed, neuron=neuron, synapse=synapse, recurrent=recurrent, output=output)
@@ -73,7 +84,7 @@ def test_every_neuron_and_synapse(neuron: str, synapse: str, recurrent: bool) ->
 
 @given(
     st.integers(0, 10**6),
-    st.sampled_from(sorted(NEURONS)),
+    st.sampled_from(sorted(NEURONS | KINKED)),
     st.sampled_from(sorted(SYNAPSES)),
     st.booleans(),
     st.sampled_from(["single", "differential_pair"]),
@@ -229,7 +240,7 @@ def test_an_anchor_that_is_off_is_solved_as_it_stands() -> None:
     np.testing.assert_allclose(layered.node_voltage, general.node_voltage, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("neuron", NEURONS)
+@pytest.mark.parametrize("neuron", [*NEURONS, *KINKED])
 @pytest.mark.parametrize("synapse", ["buffered", "amplifier"])
 def test_single_precision_is_close_to_double(neuron: str, synapse: str) -> None:
     spec, netlist = small_network(4, neuron=neuron, synapse=synapse, recurrent=True)
@@ -252,6 +263,86 @@ def test_single_precision_is_close_to_double(neuron: str, synapse: str) -> None:
     assert np.abs(moved[0] - moved[1]).max() < 1e-4 * np.abs(moved[1]).max()
     with pytest.raises(NetlistError, match="float32 is for the layered method only"):
         solve(plan, values, inputs, replace(single, method="general"))
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+@pytest.mark.parametrize("synapse", ["buffered", "resistive", "amplifier"])
+def test_a_nudge_may_carry_nodes_across_their_kinks(synapse: str, precision: str) -> None:
+    # A node that lands on a diode of 1e6 S is as precise as its displacement, which is no small current.
+    chosen = replace(LAYERED, precision=precision)
+    bound = 1e-9 if precision == "float64" else 2e-5
+    crossed = 0
+    for seed, polarity in enumerate(("positive", "negative", "alternating")):
+        document = network_document(neuron="ideal relu", synapse=synapse, recurrent=True)
+        for layer in document["layers"].values():
+            layer["neuron"]["polarity"] = polarity
+        netlist = compile_network(parse_network(document), seed=seed)
+        plan, values = build_plan(netlist), netlist.values()
+        inputs = random_inputs(seed, 6, netlist.inputs.size)
+        z = netlist.ideal_diode
+        for beta in (1.0, -0.2):
+            nudge = random_nudge(seed, "quadratic", beta, 6, len(netlist.outputs.pos), conductance=1e-4)
+            for corrected in (False, True):
+                found = []
+                for how in (chosen, GENERAL):
+                    free = solve(plan, values, inputs, how)
+                    drive = Drive.of(netlist, inputs, nudge)
+                    drive = drive.corrected(free) if corrected else drive
+                    point = solve(plan, values, drive, how, start=None if corrected else free)
+                    found.append(point.node_voltage)
+                scale = float(np.abs(found[1]).max())
+                np.testing.assert_allclose(found[0], found[1], rtol=0, atol=bound * scale)
+                held = [v[:, z.pos] - v[:, z.neg] > 0 for v in (free.node_voltage, found[1])]
+                crossed += int((held[0] != held[1]).sum())
+    assert crossed > 20
+
+
+# Wires -------------------------------------------------------------------------------------------
+
+WIRES: dict[str, dict[str, Any]] = {
+    "one array": {"resistance": 20.0, "driver": 50.0, "sense": 30.0},
+    "far ends": {"resistance": 20.0, "driver": 50.0, "drive_end": "last", "sense_end": "first"},
+    "tiles": {"resistance": 20.0, "sense": 10.0, "tile": [4, 3]},
+}
+
+
+@pytest.mark.parametrize("recurrent", [False, True], ids=["feedforward", "recurrent"])
+@pytest.mark.parametrize("wires", WIRES)
+@pytest.mark.parametrize("synapse", SYNAPSES)
+def test_wires_in_every_phase(synapse: str, wires: str, recurrent: bool) -> None:
+    for seed, neuron, output in ((0, "tanh", "single"), (1, "diode", "differential_pair")):
+        document = network_document(neuron=neuron, synapse=synapse, recurrent=recurrent, output=output)
+        for part in document["synapses"]:
+            part["wires"] = WIRES[wires]
+        netlist = compile_network(parse_network(document), seed=seed)
+        assert sum(c.wired for c in netlist.crossbars) > (4 if wires == "tiles" else 1)
+        plan = build_plan(netlist)
+        assert plan.method == "layered", plan.why_not_layered
+        # The general method's transposed solve loses some digits to pivots between short wires.
+        check_phases(plan, netlist, seed, 0.05, transposed=1e-7)
+        # The wires count: as much as the check could miss by far.
+        for part in document["synapses"]:
+            del part["wires"]
+        ideal = compile_network(parse_network(document), seed=seed)
+        inputs = random_inputs(seed, 3, netlist.inputs.size)
+        y, x = (
+            n.outputs.read(solve(build_plan(n), n.values(), inputs).node_voltage) for n in (netlist, ideal)
+        )
+        assert np.abs(y - x).max() > 1e-5
+
+
+@pytest.mark.parametrize("neuron", ["ideal relu", "relu", "linear"])
+def test_wires_between_other_neurons(neuron: str) -> None:
+    """Ideal wires for some synapses, tiles for others, a mask."""
+    document = network_document(neuron=neuron, synapse="resistive", recurrent=True)
+    document["synapses"][1]["wires"] = WIRES["tiles"]
+    document["synapses"][1]["connectivity"] = {"density": 0.6}
+    document["synapses"][3]["wires"] = WIRES["far ends"]
+    netlist = compile_network(parse_network(document), seed=4)
+    assert {c.wired for c in netlist.crossbars} == {False, True}
+    plan = build_plan(netlist)
+    assert plan.method == "layered", plan.why_not_layered
+    check_phases(plan, netlist, 4, 0.05, transposed=1e-7)
 
 
 # What does not fit goes to the general method ----------------------------------------------------
