@@ -21,9 +21,10 @@ to the largest branch current.
     float32     1568-1024(-1024-1024)-10 of netlists/mnist-resistive.yaml: the relative error of a float32
                 gradient, centred nudged phases, batch 4, against the float64 one of the same conductances,
                 for each crossbar and each bias the worst of twenty batches; before and after N steps (200)
-                on the bundled digits enlarged to 28 x 28. `switched`: hidden nodes so close to zero that
-                rounding decides whether their diode conducts, where the gradient jumps; `kept`: the worst
-                of the batches without any. `moved`: the relative change of the conductances
+                on the bundled digits enlarged to 28 x 28. `switched`: hidden nodes that the nudge takes over
+                the kink of their diode, or so close to it that rounding decides: what such a node adds
+                changes with its free voltage, which is uncertain by the rounding of all its currents;
+                `kept`: the worst of the batches without any. `moved`: the relative change of the conductances
     size        a training step in float32 per sample, against hidden nodes, hidden layers and batch:
                 buffered crossbars with corrected centred phases, conductances and ideal diodes with centred
                 nudged ones. `floor` is the arithmetic that nothing can leave out over the rate at which
@@ -285,8 +286,8 @@ def resistive_trainer(depth: int, samples: Samples) -> Trainer:
 def gradient_errors(trainer: Trainer, rows: np.ndarray) -> tuple[dict[str, float], int]:
     """Return the relative error of the float32 gradient of one batch for each crossbar, and what switched.
 
-    That is the number of hidden nodes whose ideal diode conducts in one precision and not in the other, in
-    any of the phases.
+    That is the number of hidden nodes whose ideal diode conducts in one phase and not in another, or in one
+    precision and not in the other.
     """
     chip = trainer.chip.in_precision("float64")
     single = trainer.phases()
@@ -308,7 +309,7 @@ def gradient_errors(trainer: Trainer, rows: np.ndarray) -> tuple[dict[str, float
     for name in wanted.crossbars:
         reference = wanted.flat(name)
         errors[name] = float(np.linalg.norm(found.flat(name) - reference) / np.linalg.norm(reference))
-    return errors, int((sides[0] != sides[1]).any(axis=0).sum())
+    return errors, int((np.array(sides) != sides[0][0]).any(axis=(0, 1)).sum())
 
 
 def float32(steps: int) -> None:
