@@ -99,24 +99,26 @@ def _node(conductance, total, start, sign, ref, i_s, slope, gmin):  # type: igno
     """Solve the absolute equation of one node, in a bracket from its clamps."""
     free = total / conductance
     low, high = -np.inf, np.inf
+    upper, lower = -np.inf, np.inf
     # A clamp that would carry all the current, and more, bounds the node from its side.
     for d in range(len(ref)):
         if i_s[d] == 0.0:
             continue
         r = ref[d]
         if sign[d] > 0.0:
+            lower = min(lower, r)
             high = min(high, r + slope[d] * np.log1p(max(0.0, total - conductance * r) / i_s[d]))
         else:
+            upper = max(upper, r)
             low = max(low, r - slope[d] * np.log1p(max(0.0, conductance * r - total) / i_s[d]))
     lowest, highest = free, free
     for d in range(len(ref)):
         if i_s[d] != 0.0:
             lowest = min(lowest, ref[d])
             highest = max(highest, ref[d])
-    if low == -np.inf:
-        low = lowest
-    if high == np.inf:
-        high = highest
+    # Where another clamp drives the node against it, it holds beyond that clamp's reference only.
+    low = lowest if low == -np.inf else min(low, lower)
+    high = highest if high == np.inf else max(high, upper)
     # The bounds ignore reverse currents of the other clamp: let them breathe a little.
     room = 1e-9 + 1e-6 * (abs(low) + abs(high)) + 0.01 * (high - low)
     for d in range(len(ref)):
