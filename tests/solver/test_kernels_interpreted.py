@@ -37,7 +37,29 @@ def layered() -> list[FloatArray]:
     return [free.node_voltage, moved.node_voltage, free.iterations.astype(float)]
 
 
-@pytest.mark.parametrize("case", [general, layered], ids=lambda case: case.__name__)
+def compiled_sweeps() -> list[FloatArray]:
+    """Sweeps that are compiled as a whole: every phase, ideal diodes behind resistors, buffers in loops."""
+    found: list[FloatArray] = []
+    for neuron, synapse in (("tanh", "buffered"), ("ideal relu", "resistive")):
+        _, netlist = small_network(1, neuron=neuron, synapse=synapse, recurrent=True, sizes=(2, 3, 2))
+        plan, values = build_plan(netlist).layered, netlist.values()
+        inputs = random_inputs(1, 2, netlist.inputs.size)
+        chosen = SolverSettings(method="layered")
+        assert plan.compiled.fits(plan.weights(values, "float64"), 2)
+        free = plan.free(values, inputs, chosen)
+        nudge = random_nudge(1, "softmax", 0.1, 2, 2, conductance=1e-5)
+        current = np.array([[1e-6, -2e-6], [3e-6, 1e-6]])
+        moved = [
+            plan.increments(free, "nudged", chosen, nudge=nudge),
+            plan.increments(free, "corrected", chosen, nudge=nudge),
+            plan.increments(free, "transposed", chosen, output_current=current),
+        ]
+        for point in (free, *moved):
+            found += [*point.layers, point.iterations.astype(float)]
+    return found
+
+
+@pytest.mark.parametrize("case", [general, layered, compiled_sweeps], ids=lambda case: case.__name__)
 def test_interpreted_kernels_agree(case: object) -> None:
     name = case.__name__  # type: ignore[attr-defined]
     compiled = globals()[name]()
