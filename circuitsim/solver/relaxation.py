@@ -26,8 +26,8 @@ Array = NDArray[Any]
 _RAN_OUT, _GREW = 1, 3
 _LEAVE = 0.2
 """Part of the samples that must have converged before the rest goes on without them."""
-_SINGLE = 2e-6
-"""Relative tolerance that float32 can meet."""
+_SINGLE, _SINGLE_ROUNDING = 2e-7, 2e-6
+"""Relative tolerance of float32, and the one that counts as met where rounding stops the sweeps."""
 
 
 class System(Protocol):
@@ -61,7 +61,7 @@ def tolerances(settings: SolverSettings, dtype: Any) -> tuple[float, float, floa
     """Return the largest step [V], the relative residual, and the relative step that is rounding."""
     step = 0.1 * settings.voltage_tolerance
     if dtype == np.float32:
-        return step, max(0.1 * settings.relative_tolerance, _SINGLE), _SINGLE
+        return step, max(0.1 * settings.relative_tolerance, _SINGLE), _SINGLE_ROUNDING
     return step, 0.1 * settings.relative_tolerance, 1e-15
 
 
@@ -104,6 +104,7 @@ def _iterate(
         # The others are at their start, and what they send is known already.
         system.update(layer)
     x = _packed(system, sweep)
+    before = np.full(len(status), np.inf)
     for count in range(1, settings.max_iterations + 1):
         for layer in sweep.order:
             system.update(layer)
@@ -115,8 +116,12 @@ def _iterate(
             # So that the tolerance holds for the largest entries too, as promised.
             scale = scale / math.sqrt(x.shape[1])
         lost = ~np.isfinite(flow + size) | (size > 1e9)
-        settled = moved <= np.maximum(step, rounding * size)
-        settled &= flow <= relative * scale + settings.absolute_tolerance
+        near = moved <= np.maximum(step, rounding * size)
+        settled = near & (flow <= relative * scale + settings.absolute_tolerance)
+        if single:
+            # Sweeps that gain nothing more are as good as float32 is.
+            settled |= near & (flow <= rounding * scale) & (flow > 0.5 * before)
+        before = flow
         iterations[active[~done]] = count
         status[active[settled & ~done]] = 0
         status[active[lost & ~done]] = _GREW
@@ -131,7 +136,7 @@ def _iterate(
                 whole[active[done]] = part[done]
             system.keep(left)
             mixer.keep(left)
-            active, done, x, g = active[left], done[left], x[left], g[left]
+            active, done, x, g, before = active[left], done[left], x[left], g[left], before[left]
             a = a if len(a) == 1 else a[left]
         if count < settings.max_iterations:
             mixed = mixer.mix(x, g)

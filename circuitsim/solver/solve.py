@@ -28,8 +28,8 @@ _REFEREE = {"float64": 1e-9, "float32": 1e-4}
 _REFEREE_FLOOR = 1e-15
 """The same in A, where nothing flows."""
 _OUTWEIGHED = 4
-_RESCUE_LIMIT = 20_000
-"""Most unknowns for which samples that sweeps leave unconverged go to the general method."""
+_RESCUE_LIMIT, _RESCUE_DEVICES = 20_000, 100_000
+"""Most unknowns and devices for which samples that sweeps leave unconverged go to the general method."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -280,7 +280,7 @@ def _finished(
     equations = Equations(netlist=plan.netlist, values=values)
     method = "layered"
     left = np.flatnonzero((status != 0) & (status != _OUTWEIGHED))
-    if len(left) and settings.method == "auto" and plan.general.n_unknowns <= _RESCUE_LIMIT:
+    if len(left) and settings.method == "auto" and _rescuable(plan):
         # Sweeps need not contract where Newton converges.
         rescue = _solve_general(
             plan, values, _rows(drive, left), replace(settings, check=True, precision="float64"), None
@@ -393,13 +393,19 @@ def solve_transposed(
     displacement = layered.full_displacement(base.weights, "transposed", base.banks, result.layers)
     left = np.flatnonzero(result.status)
     if len(left):
-        if settings.method == "layered" or plan.general.n_unknowns > _RESCUE_LIMIT:
+        if settings.method == "layered" or not _rescuable(plan):
             raise unsettled(plan, result.status)
         full = _with_currents(equations, point)
         assert full is not None
         some = replace(full, node_voltage=full.node_voltage[left], branch_current=full.branch_current[left])
         displacement[left] = plan.general.transposed(values, some, output_current[left])
     return displacement
+
+
+def _rescuable(plan: Plan) -> bool:
+    """Whether a network is small enough for Newton's method on all of its devices."""
+    devices = sum(crossbar.devices for crossbar in plan.netlist.crossbars)
+    return devices <= _RESCUE_DEVICES and plan.general.n_unknowns <= _RESCUE_LIMIT
 
 
 def unsettled(plan: Plan, status: NDArray[np.int8]) -> ConvergenceError:

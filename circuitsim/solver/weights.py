@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from circuitsim.errors import NetlistError
 from circuitsim.netlist import Crossbar, Values
 from circuitsim.netlist.tables import FloatArray, IntArray
 from circuitsim.solver.kernels.conductances import bit_sums, currents_and_sums, pair_sums, single_sums
@@ -135,7 +136,9 @@ def fix(layers: Layers, values: Values, precision: str) -> Fixed:
         centred=[not np.any(b["offset"]) for b in banks],
         sense=[values.senses[sense.name].astype(dtype) for sense in n.senses],
         diodes=[_diodes(layers, layer, values) for layer in range(len(layers.layers))],
-        clamps=[_clamps(layers, layer, values) for layer in range(len(layers.layers))],
+        clamps=[
+            _clamps(layers, layer, values, single=dtype == np.float32) for layer in range(len(layers.layers))
+        ],
         lines=[
             _known_lines(layers, link.crossbar, values, dtype) if link.source == "known" else None
             for link in layers.links
@@ -259,7 +262,7 @@ def _diodes(layers: Layers, layer: int, values: Values) -> Diodes | None:
     return sign, reference, i_s, slope, gmin
 
 
-def _clamps(layers: Layers, layer: int, values: Values) -> Clamps | None:
+def _clamps(layers: Layers, layer: int, values: Values, *, single: bool) -> Clamps | None:
     low_row, low_far, high_row, high_far = layers.clamps[layer]
     if not (np.any(low_row >= 0) or np.any(high_row >= 0)):
         return None
@@ -271,6 +274,15 @@ def _clamps(layers: Layers, layer: int, values: Values) -> Clamps | None:
     for row, far, never in ((low_row, low_far, -np.inf), (high_row, high_far, np.inf)):
         here = row >= 0
         found += [np.where(here, fixed[far], never), np.where(here, g[row], 0.0)]
+        away = np.flatnonzero(here & (fixed[far] != 0))
+        if single and away.size:
+            raise NetlistError(
+                "float32 cannot hold a node on an ideal diode away from 0 V: its current would be rounding",
+                object=layers.netlist.ideal_diode.name[int(row[away[0]])],
+                field="clamp",
+                value=float(fixed[far[away[0]]]),
+                remedy="Use precision float64, or a clamp at 0 V.",
+            )
     return found[0], found[1], found[2], found[3]
 
 

@@ -31,7 +31,7 @@ def pair_sums(g_plus, g_minus, first, last, signed, word_sum, bit_sum):  # type:
         if len(word_sum) > 0:
             total = 0.0
             for i in range(n):
-                total += float(g_plus[j, i]) + float(g_minus[j, i])
+                total += np.float64(g_plus[j, i]) + np.float64(g_minus[j, i])
             word_sum[j] = total
         if (j - first) % _ROWS == _ROWS - 1 or j == last - 1:
             for i in range(n):
@@ -45,7 +45,7 @@ def single_sums(g, first, last, word_sum, bit_sum):  # type: ignore[no-untyped-d
     for j in range(first, last):
         total = 0.0
         for i in range(g.shape[1]):
-            one = float(g[j, i])
+            one = np.float64(g[j, i])
             bit_sum[i] += one
             total += one
         word_sum[j] = total

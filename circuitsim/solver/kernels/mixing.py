@@ -27,9 +27,9 @@ def progress(x, g, a, found):  # type: ignore[no-untyped-def]
         load = a[b if a.shape[0] > 1 else 0]
         moved = size = flow = scale = 0.0
         for k in range(n):
-            step = float(g[b, k]) - float(x[b, k])
-            there = float(g[b, k])
-            conductance = float(load[k])
+            step = np.float64(g[b, k]) - np.float64(x[b, k])
+            there = np.float64(g[b, k])
+            conductance = np.float64(load[k])
             moved += step * step
             size += there * there
             flow += conductance * step * conductance * step
@@ -75,7 +75,7 @@ def mix(x, g, slot, xs, fs, gram, held, regular, out):  # type: ignore[no-untype
             step = g[b, k] - x[b, k]
             xs[slot, b, k] = x[b, k]
             fs[slot, b, k] = step
-            own += float(step) * float(step)
+            own += np.float64(step) * np.float64(step)
         if held[b, last] and not own <= _WORSE * gram[b, last, last]:
             for i in range(depth):
                 held[b, i] = False
@@ -85,7 +85,7 @@ def mix(x, g, slot, xs, fs, gram, held, regular, out):  # type: ignore[no-untype
             if held[b, i]:
                 product = 0.0
                 for k in range(n):
-                    product += float(fs[i, b, k]) * float(fs[slot, b, k])
+                    product += np.float64(fs[i, b, k]) * np.float64(fs[slot, b, k])
                 gram[b, i, slot] = product
                 gram[b, slot, i] = product
                 entry[count] = i
