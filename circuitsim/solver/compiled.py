@@ -153,7 +153,7 @@ class CompiledSweeps:
             links=self.links,
             weights=empty,
             nodes=nodes,
-            clamps=np.concatenate(clamps) if clamps else nothing,
+            clamps=np.concatenate(clamps) if clamps else empty,
             diodes=np.concatenate(diodes) if diodes else nothing,
             bank=bank,
             gain=gain,

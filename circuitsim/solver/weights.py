@@ -33,6 +33,8 @@ Array = NDArray[Any]
 Diodes = tuple[Array, Array, Array, Array, Array]
 Clamps = tuple[Array, Array, Array, Array]
 
+_STEEP = 100.0
+"""Largest conductance of an ideal diode away from 0 V whose current float32 can tell [S]."""
 _FEW_SAMPLES = 8
 """Most samples for which currents and sums are found in one pass, rather than by a product and a sum."""
 _PARTS = 4
@@ -136,9 +138,7 @@ def fix(layers: Layers, values: Values, precision: str) -> Fixed:
         centred=[not np.any(b["offset"]) for b in banks],
         sense=[values.senses[sense.name].astype(dtype) for sense in n.senses],
         diodes=[_diodes(layers, layer, values) for layer in range(len(layers.layers))],
-        clamps=[
-            _clamps(layers, layer, values, single=dtype == np.float32) for layer in range(len(layers.layers))
-        ],
+        clamps=[_clamps(layers, layer, values, dtype) for layer in range(len(layers.layers))],
         lines=[
             _known_lines(layers, link.crossbar, values, dtype) if link.source == "known" else None
             for link in layers.links
@@ -262,7 +262,7 @@ def _diodes(layers: Layers, layer: int, values: Values) -> Diodes | None:
     return sign, reference, i_s, slope, gmin
 
 
-def _clamps(layers: Layers, layer: int, values: Values, *, single: bool) -> Clamps | None:
+def _clamps(layers: Layers, layer: int, values: Values, dtype: Any) -> Clamps | None:
     low_row, low_far, high_row, high_far = layers.clamps[layer]
     if not (np.any(low_row >= 0) or np.any(high_row >= 0)):
         return None
@@ -274,16 +274,17 @@ def _clamps(layers: Layers, layer: int, values: Values, *, single: bool) -> Clam
     for row, far, never in ((low_row, low_far, -np.inf), (high_row, high_far, np.inf)):
         here = row >= 0
         found += [np.where(here, fixed[far], never), np.where(here, g[row], 0.0)]
-        away = np.flatnonzero(here & (fixed[far] != 0))
-        if single and away.size:
+        away = np.flatnonzero(here & (fixed[far] != 0) & (g[row] > _STEEP))
+        if dtype == np.float32 and away.size:
             raise NetlistError(
-                "float32 cannot hold a node on an ideal diode away from 0 V: its current would be rounding",
+                "float32 cannot hold a node on so steep a diode away from 0 V: its current would be rounding",
                 object=layers.netlist.ideal_diode.name[int(row[away[0]])],
                 field="clamp",
                 value=float(fixed[far[away[0]]]),
-                remedy="Use precision float64, or a clamp at 0 V.",
+                remedy=f"Use precision float64, a clamp at 0 V, or a conductance up to {_STEEP:g} S.",
             )
-    return found[0], found[1], found[2], found[3]
+    low, low_g, high, high_g = (column.astype(dtype) for column in found)
+    return low, low_g, high, high_g
 
 
 def known_voltages(layers: Layers, values: Values, inputs: Array) -> FloatArray:

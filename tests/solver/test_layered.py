@@ -442,3 +442,14 @@ def test_what_is_no_network_of_layers(spoil: Any, why: str) -> None:
     point = solve(plan, netlist.values(), [[0.3]])
     assert point.method == "general"
     assert point.relative_residual[0] < 1e-9
+
+
+def test_float32_refuses_what_it_cannot_hold() -> None:
+    neuron = {"kind": "ideal_relu", "clamp": 0.1}
+    document = network_document(sizes=(3, 4, 2))
+    document["layers"]["hidden"]["neuron"] = neuron
+    netlist = compile_network(parse_network(document))
+    plan, inputs = build_plan(netlist), np.ones((1, netlist.inputs.size))
+    assert solve(plan, netlist.values(), inputs).converged
+    with pytest.raises(NetlistError, match=r"hidden\[0\]\.lower.*away from 0 V.*precision float64"):
+        solve(plan, netlist.values(), inputs, SolverSettings(precision="float32"))
