@@ -126,9 +126,14 @@ def _iterate(
         status[active[settled & ~done]] = 0
         status[active[lost & ~done]] = _GREW
         done |= settled | lost
+        leaving = done.mean() >= _LEAVE and len(done) > 4
+        if not single and (leaving or done.all() or count == settings.max_iterations):
+            # The others last: they see where the loops have come to.
+            for layer in sweep.order[: -len(sweep.loops)]:
+                system.update(layer)
         if done.all():
             break
-        if done.mean() >= _LEAVE and len(done) > 4:
+        if leaving:
             if finished is None:
                 finished = [np.empty((len(status), y.shape[1]), dtype=y.dtype) for y in system.state]
             left = np.flatnonzero(~done)

@@ -18,7 +18,7 @@ __all__ = ["held_nodes", "output_changes", "outputs", "tangents"]
 
 kernel = njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
 
-_MOST_STEPS = 30
+_MOST_STEPS = 100
 _SETTLED = 1e-8
 _SETTLED_SINGLE = 1e-4
 """Relative steps after which Newton's method is as good as float64 and float32 are."""
@@ -96,11 +96,14 @@ def held_nodes(a, current, drawn, gain, limit, t, slope, d, bend):  # type: igno
                 bent = gain[k] / steep[k] * e * (1.0 - t[b, k] * t[b, k]) * share - slope[b, k] * x[k]
                 tilt = gain[k] * (1.0 - there * there) - slope[b, k]
                 f = load[k] * x[k] + drawn[b, k] * bent - current[b, k]
-                step = f / (load[k] + max(drawn[b, k] * tilt, -0.5 * load[k]))
+                bending = drawn[b, k] * tilt
+                step = f / (load[k] + max(bending, -0.5 * load[k]))
                 x[k] -= step
                 # What is left after a small step is its square: to that order c is known too.
                 c[k] = bent - tilt * step
-                unsettled += 0 if abs(step) <= settled * abs(x[k]) else 1
+                # Where the slope was held up, steps shrink by a factor only.
+                enough = settled if bending > -0.5 * load[k] else max(settled * settled, 1e-15)
+                unsettled += 0 if abs(step) <= enough * abs(x[k]) else 1
             if unsettled == 0:
                 break
         for k in range(n):

@@ -355,6 +355,10 @@ def relax_layers(  # type: ignore[no-untyped-def]
                 left += 1
             before[b] = flow
         if left == 0 or count == most:
+            if not single:
+                # The others last: they see where the loops have come to.
+                for layer in order[: len(order) - loops]:
+                    _visit(phase, wiring, bench, nudging, layer, batch, passing, passes, work)
             return
         if count > 1:
             mix(x, g, (count - 2) % _DEPTH, xs, fs, gram, held, regular, out)
