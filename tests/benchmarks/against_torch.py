@@ -46,7 +46,7 @@ RUNS = 7
 LEAST = 0.2
 PINNED = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 SETTINGS = cs.SolverSettings(check=False, precision="float32")
-BETA = 0.1
+BETA = 0.01
 STEP = 1e-4
 """Of our optimiser: small, so that a network is the same one from the first step to the last."""
 WINDOW = 1e-4
