@@ -9,7 +9,7 @@ import sys
 import typer
 
 from circuitsim.cli import compile as compile_command
-from circuitsim.cli import crosscheck, gradcheck, relax, runs, schema, show, solve, train, tran
+from circuitsim.cli import crosscheck, devices, gradcheck, relax, runs, schema, show, solve, train, tran
 from circuitsim.errors import CircuitsimError
 
 __all__ = ["app", "main"]
@@ -38,6 +38,7 @@ for _name, _command, _summary in (
     ("schema", schema.command, "The JSON Schema of a kind of YAML file."),
 ):
     app.command(_name, short_help=_summary)(_command)
+app.add_typer(devices.app, name="devices", short_help="The device cards, and what one says.")
 
 
 def _version(value: bool) -> None:
