@@ -150,7 +150,8 @@ def layered_rule(plan: LayeredPlan, point: FreePoint, s: LayerChange) -> Layered
         v_word, v_minus, s_word = _words(plan, point, s, number, link)
         v_bit, s_bit = _bits(plan, point, s, link)
         if link.wired:
-            parts[link.crossbar.name] = _wired(point, number, link, (v_word, v_minus, s_word, v_bit, s_bit))
+            lines = v_word, v_minus, s_word, v_bit, s_bit
+            parts[link.crossbar.name] = _wired(point, s, number, link, lines)
             continue
         mirrored = link.crossbar.word_neg is not None and v_minus is None
         plus = _factors(link.crossbar, v_word, s_word, v_bit, s_bit, mirrored=mirrored)
@@ -186,7 +187,9 @@ def _words(
     if not held:
         d = s.layers[plan.structure.bank_layer[link.index]]
         moved = bank.forward(s.phase, d)
-        if s.phase == "corrected" and bank.limit is not None:
+        if s.driven is not None:
+            moved = s.driven[link.index]
+        elif s.phase == "corrected" and bank.limit is not None:
             moved = bank.change(d) - bank.slope * d
     return bank.out[:, places], None, None if moved is None else moved[:, places]
 
@@ -200,6 +203,8 @@ def _bits(
         return point.layers[link.target][:, places], s.layers[link.target][:, places]
     if s.phase == "nudged":
         return None, None
+    if s.driven is not None:
+        return None, s.driven[len(plan.netlist.banks) + link.sense][:, places]
     return None, (point.weights.fixed.sense[link.sense] * s.layers[link.target])[:, places]
 
 
@@ -233,7 +238,11 @@ def _factors(
 
 
 def _wired(
-    point: FreePoint, number: int, link: Link, lines: tuple[Array, Array | None, Array | None, Any, Any]
+    point: FreePoint,
+    change: LayerChange,
+    number: int,
+    link: Link,
+    lines: tuple[Array, Array | None, Array | None, Any, Any],
 ) -> tuple[FloatArray, FloatArray | None]:
     v_word, v_minus, s_word, v_bit, s_bit = lines
     block = point.weights.blocks[number]
@@ -248,7 +257,9 @@ def _wired(
     minus = None if v_minus is None else whole(v_minus, v_word.shape[1])
     v = lines_of(link.crossbar, v_word, minus)
     s = lines_of(link.crossbar, whole(s_word, v_word.shape[1]), None)
-    return block.gradient(v, whole(v_bit, size), s, whole(s_bit, size))
+    # The drops of a copy are those across its own devices, behind its own wires.
+    copy = None if change.copy is None else change.copy.blocks[number]
+    return block.gradient(v, whole(v_bit, size), s, whole(s_bit, size), copy=copy)
 
 
 def alignment(estimate: Gradient, exact: Gradient) -> dict[str, tuple[float, float]]:

@@ -11,7 +11,16 @@ from circuitsim.learning.cost import Cost
 from circuitsim.learning.gradient import Crossbars, layered_rule, local_rule
 from circuitsim.netlist import Netlist, Values
 from circuitsim.netlist.tables import FloatArray
-from circuitsim.solver import Drive, OperatingPoint, Plan, SolverSettings, solve, solve_transposed
+from circuitsim.solver import (
+    Correction,
+    Drive,
+    DualNetwork,
+    OperatingPoint,
+    Plan,
+    SolverSettings,
+    solve,
+    solve_transposed,
+)
 from circuitsim.solver.layered import LayerChange
 from circuitsim.solver.solve import free_layers, layered_change
 
@@ -27,12 +36,18 @@ class Phases:
 
     Changes are displacements from the free phase that can be subtracted and scaled; `nodes` gives them
     as (B, N) V, whatever the method.
+
+    ``correction`` says what is wrong with the corrected phase's amplifiers, ``dual`` which devices the
+    dyadic phase's second network has; None is a perfect correction, and an exact copy. No other phase knows
+    of them.
     """
 
     plan: Plan
     values: Values
     cost: Cost
     settings: SolverSettings = field(default_factory=lambda: SolverSettings(check=False))
+    correction: Correction | None = None
+    dual: DualNetwork | None = None
 
     @property
     def netlist(self) -> Netlist:
@@ -74,7 +89,8 @@ class Phases:
         guess: Change | None = None,
     ) -> Change:
         """``F(x) + (J0^T - J0)(x - x0) + beta dC/dx = 0``: return x - x0."""
-        drive = Drive(inputs=inputs, nudge=self.cost.nudge(targets, beta), anchor=free)
+        nudge = self.cost.nudge(targets, beta)
+        drive = Drive(inputs=inputs, nudge=nudge, anchor=free, correction=self.correction)
         return self._change(drive, free, guess)
 
     def dyadic(self, inputs: FloatArray, targets: FloatArray, beta: float, free: OperatingPoint) -> Change:
@@ -82,7 +98,7 @@ class Phases:
         current = self.cost.nudge(targets, beta).current(self.outputs(free))
         # d is linear in beta, so what counts as nothing must be too: else a small beta costs digits.
         settings = replace(self.settings, absolute_tolerance=abs(beta) * self.settings.absolute_tolerance)
-        return self._transposed(inputs, current, free, settings)
+        return self._transposed(inputs, current, free, settings, self.dual)
 
     def adjoint(self, inputs: FloatArray, targets: FloatArray, free: OperatingPoint) -> Change:
         """``J0^T s = -dC/dx``, by computer: return s."""
@@ -101,8 +117,7 @@ class Phases:
         if not isinstance(change, LayerChange):
             return change
         base = free_layers(self.plan, self.values, inputs, free, self.settings)
-        layered = self.plan.layered
-        return layered.full_displacement(base.weights, change.phase, base.banks, change.layers)
+        return self.plan.layered.displacement(base, change)
 
     def _change(self, drive: Drive, free: OperatingPoint, guess: Change | None) -> Change:
         if not self._layered:
@@ -119,17 +134,28 @@ class Phases:
         start = free if drive.anchor is None else None
         point = solve(self.plan, self.values, drive, self.settings, start=start)
         assert point.displacement is not None
-        return layered.change_of(point.displacement, change.phase, self.settings.precision)
+        return layered.change_of(
+            point.displacement, change.phase, self.settings.precision, driven=change.driven is not None
+        )
 
     def _transposed(
-        self, inputs: FloatArray, current: FloatArray, free: OperatingPoint, settings: SolverSettings
+        self,
+        inputs: FloatArray,
+        current: FloatArray,
+        free: OperatingPoint,
+        settings: SolverSettings,
+        dual: DualNetwork | None = None,
     ) -> Change:
         if not self._layered:
-            return solve_transposed(self.plan, self.values, free, current, settings, inputs=inputs)
+            return solve_transposed(self.plan, self.values, free, current, settings, inputs=inputs, dual=dual)
         layered = self.plan.layered
         base = free_layers(self.plan, self.values, inputs, free, settings)
-        change = layered.increments(base, "transposed", settings, output_current=current)
+        if dual is not None:
+            dual.check(self.netlist)
+        change = layered.increments(base, "transposed", settings, output_current=current, dual=dual)
         if not np.any(change.status):
             return change
-        moved = solve_transposed(self.plan, self.values, free, current, settings, inputs=inputs)
-        return layered.change_of(moved, "transposed", settings.precision)
+        moved = solve_transposed(self.plan, self.values, free, current, settings, inputs=inputs, dual=dual)
+        return layered.change_of(
+            moved, "transposed", settings.precision, driven=change.driven is not None, copy=change.copy
+        )

@@ -182,6 +182,8 @@ class CompiledSweeps:
         """Solve a phase; arguments are the layers' as `circuitsim.solver.layered` has them."""
         batch = max(len(x) for x in (*loads, *(c for c in constant if c is not None), *(v0 or ())))
         wiring, single = self.wiring(w), w.dtype == np.float32
+        if phase == "corrected" and banks and any(bank.passing is not bank.back for bank in banks):
+            wiring = wiring._replace(back=self._passing(wiring, banks))
         order, loops = self.orders[phase]
         step, relative, rounding = tolerances(settings, w.dtype)
         if not single and loops:
@@ -220,6 +222,13 @@ class CompiledSweeps:
             found = [np.concatenate(part) for part in zip(*pieces, strict=True)]
         return Relaxed(state=found, iterations=iterations, status=status)
 
+    def _passing(self, wiring: Wiring, banks: list[BankPoint]) -> Array:
+        """Return what linear banks of a faulty correction pass on per volt, in place of their back gains."""
+        passing = wiring.back.copy()
+        for layer, index in self.bank_of.items():
+            passing[self.start[layer] : self.start[layer + 1]] = banks[index].passing
+        return passing
+
     def _bench(
         self,
         phase: str,
@@ -249,12 +258,17 @@ class CompiledSweeps:
         def of_banks(parts: list[Any]) -> Array:
             return flat([parts[bank] if bank >= 0 else None for bank in self.banks])
 
+        returned = nothing if not banks else of_banks([bank.returned for bank in banks])
+        held = returned
+        if phase == "corrected" and any(bank.held is not bank.returned for bank in banks or ()):
+            held = of_banks([bank.held for bank in banks or ()])
         return Bench(
             a=flat(loads),
             constant=flat(constant),
             v0=nothing if v0 is None else flat(v0),
             tangent=nothing if not banks else of_banks([bank.t for bank in banks]),
-            slope=nothing if not banks else of_banks([bank.slope for bank in banks]),
+            returned=returned,
+            held=held,
             drawn=nothing if drawn is None or phase != "corrected" else of_banks(drawn),
             state=flat(self.nowhere if state is None else state),
         )

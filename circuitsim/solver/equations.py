@@ -28,6 +28,7 @@ from circuitsim.netlist.models import (
     softmax,
 )
 from circuitsim.netlist.tables import FloatArray, IntArray
+from circuitsim.solver.correction import Correction
 from circuitsim.solver.lines import Interior, LineCurrents, held_line_currents, line_currents
 from circuitsim.solver.point import Drive
 
@@ -225,6 +226,38 @@ class Equations:
             else:
                 branch[:, k] -= (slopes * group.inputs(dv, di)).sum(axis=2)
 
+    def _faults(
+        self,
+        faults: Correction,
+        v0: FloatArray,
+        change: tuple[FloatArray, FloatArray],
+        node: FloatArray,
+        branch: FloatArray,
+    ) -> None:
+        """Add what sets a correction apart from a perfect one, at v0 (B, N) and for changes from there."""
+        dv, di = change
+        for bank in self.netlist.banks:
+            p = self.values.banks[bank.name]
+            slope = buffer_gain(v0[:, bank.control], p["gain"], p["saturation"], p["offset"])
+            off, error = faults.forward.get(bank.name, 1.0), faults.anchor.get(bank.name, 0.0)
+            wrong = (off - 1.0) * dv[:, bank.control] - off * error
+            start, size = self._starts[f"bank {bank.name}"], len(bank.control)
+            current = np.zeros((len(dv), size))
+            for sign, ends in ((1.0, bank.out_pos), (-1.0, bank.out_neg)):
+                if ends is not None:
+                    branch[:, start : start + size] += sign * (slope - p["back_gain"]) * wrong
+                    current += sign * di[:, start : start + size]
+                    start += size
+            off, error = faults.back.get(bank.name, 1.0), faults.anchor_current.get(bank.name, 0.0)
+            wrong = (off - 1.0) * current - off * error
+            accumulate(node, bank.control, (p["back_gain"] - slope) * wrong)
+        for sense in self.netlist.senses:
+            k, gain = self._rows(f"sense {sense.name}", len(sense.bit)), self.values.senses[sense.name]
+            off, error = faults.forward.get(sense.name, 1.0), faults.anchor_current.get(sense.name, 0.0)
+            accumulate(node, sense.output, gain * ((off - 1.0) * di[:, k] - off * error))
+            off, error = faults.back.get(sense.name, 1.0), faults.anchor.get(sense.name, 0.0)
+            branch[:, k] -= gain * ((off - 1.0) * dv[:, sense.output] - off * error)
+
     def power(self, v: FloatArray) -> FloatArray:
         """Return the power dissipated in resistances and diodes (B,) W."""
         n, t = self.netlist, self.values.tables
@@ -421,6 +454,8 @@ def drive_residual(
         swapped = equations.jacobian_product(v0, i0, v - v0, i - i0, transpose=True, resistive=False)
         node += swapped[0] - forward[0]
         branch += swapped[1] - forward[1]
+        if drive.correction is not None:
+            equations._faults(drive.correction, v0, (v - v0, i - i0), node, branch)
     if drive.nudge is not None:
         ports = netlist.outputs
         _leave(node, ports.pos, ports.neg, drive.nudge.current(ports.read(v)))

@@ -14,10 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from circuitsim.errors import NetlistError
-from circuitsim.netlist import GROUND, Flat, Netlist, Values, flatten
+from circuitsim.netlist import GROUND, CurrentSense, Flat, Netlist, Values, flatten
 from circuitsim.netlist.expressions import Current
+from circuitsim.netlist.models import buffer_gain
 from circuitsim.netlist.tables import FloatArray, IntArray
 from circuitsim.solver.behavioural import BehaviouralPlan
+from circuitsim.solver.correction import Correction
 from circuitsim.solver.equations import accumulate
 from circuitsim.solver.kernels.newton import Circuit, adjoint_batch, newton_batch, small_signal_values
 from circuitsim.solver.kernels.sparse_lu import OK, LUPlan, analyse
@@ -356,6 +358,10 @@ class GeneralPlan:
             v0, i0 = self.lift(values, drive.anchor.node_voltage, drive.anchor.branch_current)
             x0 = self._unknowns(v0, i0)
             v0 = np.ascontiguousarray(v0)
+        factor = np.empty(0)
+        if drive.correction is not None:
+            factor = self._correction_factors(drive.correction)
+            self._add_anchor_errors(values, drive.correction, v0, constant)
         lu = self._factors(circuit, v[0])
         limits = (settings.relative_tolerance, settings.absolute_tolerance, settings.voltage_tolerance)
         targets = self._targets(batch, drive.nudge)
@@ -370,6 +376,7 @@ class GeneralPlan:
                 constant[k],
                 x0[k],
                 v0[k],
+                factor,
                 targets[k],
                 0.0,
                 limits,
@@ -387,6 +394,79 @@ class GeneralPlan:
             iterations=iterations,
             status=status,
         )
+
+    def _correction_factors(self, faults: Correction) -> FloatArray:
+        """Return what multiplies J0^T - J0 on the pattern."""
+        factor = np.ones(len(self.indices))
+
+        def multiply(rows: IntArray, columns: IntArray, by: FloatArray | None) -> None:
+            if by is not None:
+                slots = self._slots(np.stack([rows, columns], axis=1))
+                factor[slots[slots >= 0]] *= by[slots >= 0]
+
+        for name, outer, rows in self._amplifiers():
+            for row in rows:
+                multiply(row, outer, faults.forward.get(name))
+                multiply(outer, row, faults.back.get(name))
+        for sense, row in self._grounds():
+            outer = self.node_unknown[sense.output]
+            multiply(outer, row, faults.forward.get(sense.name))
+            multiply(row, outer, faults.back.get(sense.name))
+        return factor
+
+    def _add_anchor_errors(
+        self, values: Values, faults: Correction, v0: FloatArray, constant: FloatArray
+    ) -> None:
+        """Add what errors of the anchor at v0 (B, N) add to the equations (B, n)."""
+
+        def add(rows: IntArray, amount: FloatArray) -> None:
+            some = rows >= 0
+            accumulate(constant, rows[some], np.broadcast_to(amount, (len(v0), len(rows)))[:, some])
+
+        for bank, (_, outer, rows) in zip(self.netlist.banks, self._amplifiers(), strict=True):
+            p = values.banks[bank.name]
+            slope = buffer_gain(v0[:, bank.control], p["gain"], p["saturation"], p["offset"])
+            forward, back = (kind.get(bank.name, 1.0) for kind in (faults.forward, faults.back))
+            swapped = slope - p["back_gain"]
+            for row, sign in zip(rows[:: 1 if bank.one_way else 2], (1.0, -1.0), strict=False):
+                add(row, -sign * forward * swapped * faults.anchor.get(bank.name, 0.0))
+            add(outer, back * swapped * faults.anchor_current.get(bank.name, 0.0))
+        for sense, row in self._grounds():
+            gain = values.senses[sense.name]
+            forward, back = (kind.get(sense.name, 1.0) for kind in (faults.forward, faults.back))
+            outer = self.node_unknown[sense.output]
+            add(outer, -forward * gain * faults.anchor_current.get(sense.name, 0.0))
+            add(row, back * gain * faults.anchor.get(sense.name, 0.0))
+
+    def _amplifiers(self) -> list[tuple[str, IntArray, list[IntArray]]]:
+        """Return each bank's name, the unknowns of its controls, and the branches of its outputs.
+
+        Of a two-way bank the amplifier's branch is followed by that of the source that senses its current.
+        """
+        found = []
+        start, sensing = (
+            self.netlist.branch_starts["blocks"],
+            dict(zip(self.flat.sense_branch.tolist(), self.flat.sense_row.tolist(), strict=True)),
+        )
+        for bank in self.netlist.banks:
+            rows = []
+            for _ in range(1 if bank.out_neg is None else 2):
+                branches = np.arange(start, start + len(bank.control))
+                rows.append(self.branch_unknown[self.flat.branch[branches]])
+                if not bank.one_way:
+                    rows.append(self.branch_unknown[[sensing[k] for k in branches.tolist()]])
+                start += len(bank.control)
+            found.append((bank.name, self.node_unknown[bank.control], rows))
+        return found
+
+    def _grounds(self) -> list[tuple[CurrentSense, IntArray]]:
+        """Return each virtual ground and the branches of its bit lines."""
+        found, end = [], len(self.netlist.branch_names)
+        for sense in reversed(self.netlist.senses):
+            rows = self.branch_unknown[self.flat.branch[end - len(sense.bit) : end]]
+            found.append((sense, rows))
+            end -= len(sense.bit)
+        return found[::-1]
 
     def transposed(self, values: Values, point: OperatingPoint, output_current: FloatArray) -> FloatArray:
         """Return ``s`` at the nodes (B, N), solving ``J0^T s = -output_current`` at the outputs.

@@ -11,8 +11,9 @@ from the free point, never as differences of voltages, so that a small beta cost
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ from circuitsim.netlist.models import diode_conductance, diode_current, softmax
 from circuitsim.netlist.tables import FloatArray, IntArray
 from circuitsim.solver.banks import BankPoint, Phase, bank_output, bank_point
 from circuitsim.solver.compiled import CompiledSweeps
+from circuitsim.solver.correction import Correction
+from circuitsim.solver.dual import DualNetwork
 from circuitsim.solver.kernels.amplifiers import held_nodes
 from circuitsim.solver.kernels.nodes import clamp_increments, clamp_nodes, solve_increments, solve_nodes
 from circuitsim.solver.layers import Layers, Link
@@ -57,18 +60,31 @@ class LayerChange:
     layers: tuple[Array, ...]
     iterations: IntArray
     status: NDArray[np.int8]
+    driven: tuple[Array, ...] | None = None
+    """Displacements (B, n) V of every bank's outputs, then of every virtual ground, where they are not those
+    that a perfect phase of this circuit gives them: with faults, and in a copy of its own."""
+    copy: Weights | None = None
+    """The transposed copy's own weights."""
 
     def __sub__(self, other: LayerChange) -> LayerChange:
-        return self._with(a - b for a, b in zip(self.layers, other.layers, strict=True))
+        def less(ours: tuple[Array, ...], theirs: tuple[Array, ...]) -> tuple[Array, ...]:
+            return tuple(a - b for a, b in zip(ours, theirs, strict=True))
+
+        assert (self.driven is None) == (other.driven is None)
+        driven = None
+        if self.driven is not None and other.driven is not None:
+            driven = less(self.driven, other.driven)
+        return replace(self, layers=less(self.layers, other.layers), driven=driven)
 
     def __neg__(self) -> LayerChange:
-        return self._with(-a for a in self.layers)
+        return self._each(lambda a: -a)
 
     def __truediv__(self, divisor: float) -> LayerChange:
-        return self._with(a * a.dtype.type(1 / divisor) for a in self.layers)
+        return self._each(lambda a: a * a.dtype.type(1 / divisor))
 
-    def _with(self, layers: Any) -> LayerChange:
-        return LayerChange(self.phase, tuple(layers), self.iterations, self.status)
+    def _each(self, f: Callable[[Array], Array]) -> LayerChange:
+        driven = None if self.driven is None else tuple(map(f, self.driven))
+        return replace(self, layers=tuple(map(f, self.layers)), driven=driven)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -115,11 +131,17 @@ class LayeredPlan:
         self.compiled = CompiledSweeps(self.structure)
         self._weights: dict[Any, Weights] = {}
 
-    def weights(self, values: Values, precision: str) -> Weights:
-        """Return the working copies of one set of values; the last one is kept."""
-        kept = self._weights.get(precision)
+    @cached_property
+    def _compiled_copy(self) -> CompiledSweeps:
+        """The same for a transposed copy, whose weights are kept beside those of the circuit."""
+        return CompiledSweeps(self.structure)
+
+    def weights(self, values: Values, precision: str, *, copy: bool = False) -> Weights:
+        """Return the working copies of one set of values; the last one is kept, and one of a ``copy``."""
+        key = (precision, copy)
+        kept = self._weights.get(key)
         if kept is None or kept.values is not values:
-            kept = self._weights[precision] = gather(self.structure, values, precision, kept)
+            kept = self._weights[key] = gather(self.structure, values, precision, kept)
         return kept
 
     def free(
@@ -171,32 +193,45 @@ class LayeredPlan:
         residual: bool = False,
         held_current: FloatArray | None = None,
         start: LayerChange | None = None,
+        correction: Correction | None = None,
+        dual: DualNetwork | None = None,
     ) -> LayerChange:
         """Solve for the displacement from the free point that a nudge or a current causes.
 
         ``output_current`` (B, K) A leaves the outputs, whatever they do; a nudge follows them.
         ``residual`` is for points that are not the free point: it adds what is left of the free phase's
         equations there. ``held_current`` (B, M) A is by how much the anchor's branch currents differ
-        from those that its node voltages imply.
+        from those that its node voltages imply. ``correction`` is for the corrected phase, ``dual`` for the
+        transposed system.
         """
+        slopes: list[Array | float] | None = None
+        compiled = self.compiled
+        if dual is not None:
+            slopes, base = self._copy(base, dual, settings.precision)
+            compiled = self._compiled_copy
         w, v0 = base.weights, base.layers
+        faults = None if correction is None else _Faults(self, base, correction)
+        banks = base.banks if faults is None else faults.banks
         constant: list[Array | None] = [None] * len(v0)
         if residual:
             constant = [-current for current in self._residual(w, base.words, base.inputs, v0)]
         if held_current is not None:
             constant = [np.zeros_like(x) if c is None else c for c, x in zip(constant, v0, strict=True)]
-            self._hold(w, base.banks, held_current, constant)
+            holds = w.fixed.sense if faults is None else faults.sense_holds
+            self._hold(w, banks, holds, held_current, constant)
+        if faults is not None:
+            faults.add_errors(constant)
         if output_current is not None:
             layer = self.structure.output_layer
             pulled = self.spread(output_current.astype(w.dtype, copy=False), v0[layer])
             constant[layer] = -pulled if constant[layer] is None else constant[layer] - pulled
-        system = _Increment(self, base, phase, constant, nudge, start)
+        system = _Increment(self, base, phase, constant, nudge, start, faults, slopes)
         if nudge is not None and system.outweighed:
             status = np.full(len(v0[0]), _OUTWEIGHED, dtype=np.int8)
             nothing = tuple(np.zeros_like(x) for x in v0)
             return LayerChange(phase, nothing, np.zeros(len(status), np.int64), status)
-        if self.compiled.fits(w, len(v0[0])):
-            found = self.compiled.relax(
+        if compiled.fits(w, len(v0[0])):
+            found = compiled.relax(
                 phase,
                 w,
                 settings,
@@ -204,21 +239,60 @@ class LayeredPlan:
                 constant=constant,
                 state=None if start is None else list(start.layers),
                 v0=v0,
-                banks=base.banks,
+                banks=banks,
                 drawn=system.drawn,
                 nudge=nudge,
                 y0=system.y0,
             )
         else:
-            found = relax(system, self.structure.sweeps[phase], settings)
-        return LayerChange(phase, tuple(found.state), found.iterations, found.status)
+            sweep = self.structure.sweeps[phase] if faults is None else self.structure.faulty_sweep
+            found = relax(system, sweep, settings)
+        change = LayerChange(phase, tuple(found.state), found.iterations, found.status)
+        if faults is None and dual is None:
+            return change
+        driven = self._driven(w, phase, banks, found.state, faults)
+        return replace(change, driven=driven, copy=None if dual is None else w)
 
-    def change_of(self, displacement: FloatArray, phase: Phase, precision: str) -> LayerChange:
-        """Return the layers' part of node displacements (B, N) V."""
+    def change_of(
+        self,
+        displacement: FloatArray,
+        phase: Phase,
+        precision: str,
+        *,
+        driven: bool = False,
+        copy: Weights | None = None,
+    ) -> LayerChange:
+        """Return node displacements (B, N) V as those of the layers, and of the ``driven`` nodes if asked."""
         dtype = np.dtype(precision)
-        parts = (np.ascontiguousarray(displacement[:, nodes], dtype=dtype) for nodes in self.layers)
-        count = len(displacement)
-        return LayerChange(phase, tuple(parts), np.zeros(count, np.int64), np.zeros(count, np.int8))
+
+        def parts(groups: Iterable[IntArray]) -> tuple[Array, ...]:
+            return tuple(np.ascontiguousarray(displacement[:, nodes], dtype=dtype) for nodes in groups)
+
+        count, n = len(displacement), self.netlist
+        ends = [*(bank.out_pos for bank in n.banks), *(sense.bit for sense in n.senses)]
+        return LayerChange(
+            phase,
+            parts(self.layers),
+            np.zeros(count, np.int64),
+            np.zeros(count, np.int8),
+            driven=parts(ends) if driven else None,
+            copy=copy,
+        )
+
+    def _copy(
+        self, base: FreePoint, dual: DualNetwork, precision: str
+    ) -> tuple[list[Array | float], FreePoint]:
+        """Return a transposed copy around the point of its circuit: diodes' slopes, and the point itself."""
+        w = self.weights(dual.values, precision, copy=True)
+        slopes = [
+            self.diode_slopes(base.weights, layer, v0, dual.diode, dual.ideal_diode)
+            for layer, v0 in enumerate(base.layers)
+        ]
+        banks = [
+            point.of_copy(back, dual.slope.get(bank.name))
+            for bank, point, back in zip(self.netlist.banks, base.banks, w.fixed.back, strict=True)
+        ]
+        return slopes, replace(base, weights=w, banks=banks)
 
     def clocked(
         self,
@@ -289,17 +363,30 @@ class LayeredPlan:
         """Return every bank at the node voltages of the layers."""
         return [bank_point(w, k, state[layer]) for k, layer in enumerate(self.structure.bank_layer)]
 
-    def diode_slopes(self, w: Weights, layer: int, v0: Array) -> Array | float:
-        """Return dI/dv (B, n) S of the diodes at the nodes of a layer."""
+    def diode_slopes(
+        self,
+        w: Weights,
+        layer: int,
+        v0: Array,
+        factor: FloatArray | None = None,
+        ideal_factor: FloatArray | None = None,
+    ) -> Array | float:
+        """Return dI/dv (B, n) S of the diodes at the nodes of a layer, times factors (rows,) if given."""
         clamps, diodes = w.fixed.clamps[layer], w.fixed.diodes[layer]
         if clamps is not None:
             low, low_g, high, high_g = clamps
+            if ideal_factor is not None:
+                low_row, _, high_row, _ = self.structure.clamps[layer]
+                low_g, high_g = low_g * ideal_factor[low_row], high_g * ideal_factor[high_row]
             return (np.where(v0 < low, low_g, 0.0) + np.where(v0 > high, high_g, 0.0)).astype(w.dtype)
         if diodes is None:
             return 0.0
         total = np.zeros(v0.shape)
-        for sign, ref, i_s, slope, gmin in zip(*diodes, strict=True):
-            total += np.where(i_s > 0, diode_conductance(sign * (v0 - ref), i_s, slope, gmin), 0.0)
+        for place, (sign, ref, i_s, slope, gmin) in enumerate(zip(*diodes, strict=True)):
+            g = np.where(i_s > 0, diode_conductance(sign * (v0 - ref), i_s, slope, gmin), 0.0)
+            if factor is not None:
+                g = g * factor[self.structure.diodes[layer][0][:, place]]
+            total += g
         return total.astype(w.dtype)
 
     def free_residual(self, w: Weights, inputs: Array, v0: list[Array]) -> list[Array]:
@@ -326,7 +413,14 @@ class LayeredPlan:
         known = known_voltages(self.structure, w.values, inputs) if self.structure.pulled else None
         return constant_currents(self.structure, w, words, len(inputs), known)
 
-    def _hold(self, w: Weights, banks: list[BankPoint], held: FloatArray, constant: list[Any]) -> None:
+    def _hold(
+        self,
+        w: Weights,
+        banks: list[BankPoint],
+        sense_holds: list[Array],
+        held: FloatArray,
+        constant: list[Any],
+    ) -> None:
         """Add the currents that anchored branch currents ``held`` (B, M) A beyond KCL draw."""
         n = self.netlist
         start = len(n.vsource)
@@ -337,12 +431,12 @@ class LayeredPlan:
             if bank.out_neg is not None:
                 extra = extra - held[:, start : start + size]
                 start += size
-            draw = (banks[index].slope - w.fixed.back[index]) * extra.astype(w.dtype)
+            draw = (banks[index].returned - w.fixed.back[index]) * extra.astype(w.dtype)
             constant[self.structure.bank_layer[index]] -= draw
         for index, sense in enumerate(n.senses):
             extra = held[:, start : start + len(sense.bit)]
             start += len(sense.bit)
-            constant[self.structure.sense_layer[index]] += w.fixed.sense[index] * extra.astype(w.dtype)
+            constant[self.structure.sense_layer[index]] += sense_holds[index] * extra.astype(w.dtype)
 
     def full_voltage(self, w: Weights, known: Array, state: list[Array]) -> FloatArray:
         """Return all node voltages (B, N) V of the free phase from those of the layers."""
@@ -360,6 +454,43 @@ class LayeredPlan:
         """Return all node voltages (B, N) V of a free point."""
         w = point.weights
         return self.full_voltage(w, known_voltages(self.structure, w.values, point.inputs), point.layers)
+
+    def displacement(self, base: FreePoint, change: LayerChange) -> FloatArray:
+        """Return a change as the displacement of all nodes (B, N) V."""
+        if change.driven is None:
+            return self.full_displacement(base.weights, change.phase, base.banks, change.layers)
+        d = np.zeros((len(change.layers[0]), self.netlist.n_nodes))
+        for nodes, x in zip(self.layers, change.layers, strict=True):
+            d[:, nodes] = x
+        banks, senses = self.netlist.banks, self.netlist.senses
+        for bank, x in zip(banks, change.driven[: len(banks)], strict=True):
+            d[:, bank.out_pos] = x
+            if bank.out_neg is not None:
+                d[:, bank.out_neg] = -x
+        for sense, x in zip(senses, change.driven[len(banks) :], strict=True):
+            d[:, sense.bit] = x
+        return d
+
+    def _driven(
+        self, w: Weights, phase: Phase, banks: list[BankPoint], state: list[Array], faults: _Faults | None
+    ) -> tuple[Array, ...]:
+        """Return the displacements of banks' outputs and of virtual grounds, see `LayerChange`."""
+        found = []
+        for bank, layer in zip(banks, self.structure.bank_layer, strict=True):
+            x = state[layer]
+            passed = bank.forward(phase, x)
+            if phase == "corrected" and bank.limit is not None:
+                passed = bank.change(x) - bank.held * x
+            passed = np.zeros_like(x) if passed is None else passed
+            found.append(passed if bank.shift is None else passed + bank.shift)
+        for index, layer in enumerate(self.structure.sense_layer):
+            if faults is None:
+                found.append(w.fixed.sense[index] * state[layer])
+                continue
+            moved = faults.sense_moves[index] * state[layer]
+            error = faults.sense_shift[index]
+            found.append(moved if error is None else moved + error)
+        return tuple(found)
 
     def full_displacement(self, w: Weights, phase: Phase, banks: list[BankPoint], state: Any) -> FloatArray:
         """Return the displacement of all nodes (B, N) V from that of the layers."""
@@ -560,6 +691,117 @@ def _rows_of(line: Words, rows: IntArray) -> Words:
     )
 
 
+class _Faults:
+    """Faults of a correction around one point, as increments need them.
+
+    A virtual ground of gain k passes (1 - c_f) k times the change of its bit current, and its bit line
+    moves by c_b k (D - e).
+    """
+
+    def __init__(self, plan: LayeredPlan, base: FreePoint, correction: Correction) -> None:
+        self.plan, self.base, self.correction = plan, base, correction
+        n, w = plan.netlist, base.weights
+        kinds = correction.forward, correction.back, correction.anchor
+        self.banks = [
+            point.faulty(*(kind.get(bank.name) for kind in kinds))
+            for bank, point in zip(n.banks, base.banks, strict=True)
+        ]
+        self.sense_passes: list[Array | None] = []
+        self.sense_moves: list[Array] = []
+        self.sense_holds: list[Array] = []
+        self.sense_shift: list[Array | None] = []
+        for sense, gain in zip(n.senses, w.fixed.sense, strict=True):
+            c_f, c_b, e = (kind.get(sense.name) for kind in kinds)
+            held = gain if c_f is None else c_f.astype(w.dtype) * gain
+            passes = gain - held
+            moves = gain if c_b is None else c_b.astype(w.dtype) * gain
+            self.sense_holds.append(held)
+            self.sense_passes.append(passes if np.any(passes) else None)
+            self.sense_moves.append(moves)
+            self.sense_shift.append(None if e is None else -moves * np.atleast_2d(e).astype(w.dtype))
+
+    def sense_loads(self) -> Iterator[tuple[int, Array]]:
+        """Yield (layer, (1, n) S): what a bit line that moves takes from its own output."""
+        for number, link in enumerate(self.plan.links):
+            passes = None if link.sense < 0 else self.sense_passes[link.sense]
+            if passes is None:
+                continue
+            bits = slice(None) if link.bits is None else link.bits
+            load = np.zeros((1, len(passes)), dtype=passes.dtype)
+            load[0, bits] = self._bit_sum(number, link)
+            yield link.target, passes * self.sense_moves[link.sense] * load
+
+    def _bit_sum(self, number: int, link: Link) -> FloatArray:
+        block = self.base.weights.blocks[number]
+        if block is not None:
+            return np.asarray(block.load_bit)
+        halves = self.plan.netlist.device_conductances(link.crossbar, self.base.weights.values)
+        return np.asarray(sum(g.sum(axis=0, dtype=np.float64) for _, g in halves))
+
+    def add_errors(self, constant: list[Any]) -> None:
+        """Add the currents (B, n) A into the layers that errors of the anchor cause while no node moves."""
+        n, structure, w = self.plan.netlist, self.plan.structure, self.base.weights
+
+        def into(layer: int, places: Any, current: Array) -> None:
+            if constant[layer] is None:
+                constant[layer] = np.zeros_like(self.base.layers[layer])
+            constant[layer][:, places] += current
+
+        for bank, layer, point in zip(n.banks, structure.bank_layer, self.banks, strict=True):
+            error = self.correction.anchor_current.get(bank.name)
+            if error is not None:
+                into(layer, slice(None), -(point.returned - point.back) * error.astype(w.dtype))
+        for index, sense in enumerate(n.senses):
+            error = self.correction.anchor_current.get(sense.name)
+            if error is not None:
+                layer = structure.sense_layer[index]
+                into(layer, slice(None), self.sense_holds[index] * error.astype(w.dtype))
+        for number, link in enumerate(self.plan.links):
+            line = self.banks[link.index].shift if link.source == "bank" else None
+            bit = None if link.sense < 0 else self.sense_shift[link.sense]
+            if line is None and bit is None:
+                continue
+            words = slice(None) if link.words is None else link.words
+            bits = slice(None) if link.bits is None else link.bits
+            into_word, into_bit = self._currents(
+                number, link, None if line is None else line[:, words], None if bit is None else bit[:, bits]
+            )
+            if link.source == "bank":
+                bank_layer, returned = structure.bank_layer[link.index], self.banks[link.index].returned
+                into(bank_layer, words, returned[:, words] * into_word)
+            if link.sense < 0:
+                into(link.target, bits, into_bit)
+                continue
+            passes = self.sense_passes[link.sense]
+            if passes is not None:
+                into(link.target, bits, passes[bits] * into_bit)
+
+    def _currents(
+        self, number: int, link: Link, line: Array | None, bit: Array | None
+    ) -> tuple[Array, Array]:
+        """Return the currents into word lines, those of a pair as their difference, and into bit lines."""
+        w, crossbar = self.base.weights, link.crossbar
+        rows, columns = len(crossbar.word_pos), len(crossbar.bit)
+        batch = max(len(x) for x in (line, bit) if x is not None)
+        x = np.broadcast_to(np.zeros((1, rows), w.dtype) if line is None else line, (batch, rows))
+        y = np.broadcast_to(np.zeros((1, columns), w.dtype) if bit is None else bit, (batch, columns))
+        block = w.blocks[number]
+        if block is not None:
+            word, into_bit = block.currents(lines_of(crossbar, x, None), np.asarray(y, dtype=np.float64))
+            paired = crossbar.word_neg is not None
+            into_word = word[:, 1::2] - word[:, 0::2] if paired else -word
+            return into_word.astype(w.dtype), -into_bit.astype(w.dtype)
+        # Known word lines are only met where their bit lines move.
+        signed = w.signed[number]
+        into_bit = x @ signed if line is not None else np.zeros_like(y)
+        if bit is not None:
+            into_bit = into_bit - self._bit_sum(number, link).astype(w.dtype) * y
+        if link.source != "bank":
+            return np.zeros_like(x), into_bit
+        into_word = y @ signed.T - w.word_sum[number] * x
+        return into_word, into_bit
+
+
 class _Increment(_Phase):
     """A phase around the free point: a D = constant + what neighbours' displacements send."""
 
@@ -571,33 +813,46 @@ class _Increment(_Phase):
         constant: list[Array | None],
         nudge: Nudge | None,
         start: LayerChange | None,
+        faults: _Faults | None = None,
+        slopes: list[Array | float] | None = None,
     ) -> None:
         w, v0 = base.weights, base.layers
         state = [np.zeros_like(x) for x in v0] if start is None else list(start.layers)
         super().__init__(plan, w, state)
-        self.phase, self.constant, self.v0, self.banks = phase, constant, v0, base.banks
+        self.phase, self.constant, self.v0 = phase, constant, v0
+        self.banks = base.banks if faults is None else faults.banks
+        self.faulty = faults is not None
+        # Gains of virtual grounds: what they pass forward, and how far their bit lines follow their outputs.
+        self.sense_passes: list[Array | None] = [k if phase == "nudged" else None for k in w.fixed.sense]
+        self.sense_moves: list[Array] = w.fixed.sense
+        if faults is not None:
+            self.sense_passes, self.sense_moves = faults.sense_passes, faults.sense_moves
         self.loads: list[Array] = [load[None] for load in w.load]
         held = phase == "corrected"
         self.drawn: list[Array | None] = [None] * len(base.banks)
+        if faults is not None:
+            for layer, load in faults.sense_loads():
+                self.loads[layer] = self.loads[layer] + load
         for number, link in enumerate(plan.links):
             if link.source != "bank":
                 continue
-            layer, bank = self.structure.bank_layer[link.index], base.banks[link.index]
+            layer, bank = self.structure.bank_layer[link.index], self.banks[link.index]
             places = slice(None) if link.words is None else link.words
             words = np.zeros_like(w.load[layer])
             words[places] = w.word_sum[number]
-            if bank.two_way:
+            if bank.two_way if phase == "nudged" else bank.passes:
                 # What the bank passes forward linearly: B D or a D, read back through its own back gain.
-                self.loads[layer] = self.loads[layer] + bank.back * bank.slope * words
+                gain = bank.back * bank.slope if phase == "nudged" else bank.passing * bank.returned
+                self.loads[layer] = self.loads[layer] + gain * words
             elif held and bank.limit is not None:
-                drawn = bank.slope * words
+                drawn = bank.returned * words
                 before = self.drawn[link.index]
                 self.drawn[link.index] = drawn if before is None else before + drawn
         if phase == "transposed":
             for layer, x in enumerate(v0):
-                slopes = plan.diode_slopes(w, layer, x)
-                if isinstance(slopes, np.ndarray):
-                    self.loads[layer] = self.loads[layer] + slopes
+                slope = plan.diode_slopes(w, layer, x) if slopes is None else slopes[layer]
+                if isinstance(slope, np.ndarray):
+                    self.loads[layer] = self.loads[layer] + slope
         self.nudge = nudge
         self.y0 = plan.read(v0[self.structure.output_layer]) if self.structure.output_layer >= 0 else None
         self.stiff: Array | None = None
@@ -636,7 +891,7 @@ class _Increment(_Phase):
         if not self.fresh[bank]:
             point, d = self.banks[bank], self.state[self.structure.bank_layer[bank]]
             if self.phase == "corrected" and point.limit is not None:
-                self.passing[bank] = point.change(d) - point.slope * d
+                self.passing[bank] = point.change(d) - point.held * d
             else:
                 self.passing[bank] = point.forward(self.phase, d)
             self.fresh[bank] = True
@@ -699,7 +954,7 @@ class _Increment(_Phase):
                     point.gain,
                     limit,
                     tangent[k],
-                    point.slope[k],
+                    point.held[k],
                     new[k],
                     bend[k],
                 )
@@ -723,21 +978,24 @@ class _Increment(_Phase):
                 signed = w.signed[number]
                 sent = state[link.index] @ signed if side == "from" else state[link.target] @ signed.T
             elif side == "from":
-                if link.sense >= 0 and phase != "nudged":
+                gain = None if link.sense < 0 else self.sense_passes[link.sense]
+                if link.sense >= 0 and gain is None:
                     continue
                 passed = self.passed(link.index)
                 if passed is None:
                     continue
                 sent = passed @ w.signed[number]
-                if link.sense >= 0:
-                    sent *= w.fixed.sense[link.sense]
+                if gain is not None:
+                    sent *= gain
             else:
                 bank = self.banks[link.index]
                 if phase == "nudged" and (not bank.two_way or link.sense >= 0):
                     continue
-                bit = state[link.target] if link.sense < 0 else w.fixed.sense[link.sense] * state[link.target]
+                bit = state[link.target]
+                if link.sense >= 0:
+                    bit = self.sense_moves[link.sense] * bit
                 sent = bit @ w.signed[number].T
-                sent *= bank.back if phase == "nudged" else bank.slope
+                sent *= bank.back if phase == "nudged" else bank.returned
             if sent is not None:
                 total = sent if total is None else total + sent
         return np.zeros_like(state[layer]) if total is None else total
@@ -753,17 +1011,19 @@ class _Increment(_Phase):
         elif link.source == "bank":
             if side == "to" and phase == "nudged" and not w.fixed.two_way[link.index]:
                 return None
-            passed = self.passed(link.index) if link.sense < 0 or phase == "nudged" else None
+            passes = link.sense < 0 or phase == "nudged" or self.faulty
+            passed = self.passed(link.index) if passes else None
             line = None if passed is None else passed[:, words]
         moving: Array | None = None
+        ground = None if link.sense < 0 else self.sense_passes[link.sense]
         if link.sense < 0:
             moving = state[link.target][:, bits]
-        elif link.source == "known":
+        elif ground is None and (side == "from" or link.source == "known"):
             return None
         elif phase != "nudged":
-            if side == "from":
-                return None
-            moving = w.fixed.sense[link.sense][bits] * state[link.target][:, bits]
+            moving = self.sense_moves[link.sense][bits] * state[link.target][:, bits]
+        elif link.source == "known":
+            return None
         into_word, into_bit = self.wired_currents(
             number, link, None if line is None else lines_of(link.crossbar, line, None), moving
         )
@@ -778,20 +1038,18 @@ class _Increment(_Phase):
             if link.crossbar.word_neg is not None:
                 into_word = into_word[:, 0::2] - into_word[:, 1::2]
             bank = self.banks[link.index]
-            gain = bank.back[None] if phase == "nudged" else bank.slope
+            gain = bank.back[None] if phase == "nudged" else bank.returned
             if line is not None:
                 # What the bank itself passes on is in the load, or is drawn with its bend.
                 into_word = into_word + w.word_sum[number] * line
             sent[:, words] = gain[:, words] * into_word
             return sent
         sent = np.zeros((batch, state[link.target].shape[1]), dtype=w.dtype)
-        if link.sense >= 0:
-            sent[:, bits] = w.fixed.sense[link.sense][bits] * into_bit
-            return sent
         block = w.blocks[number]
         assert block is not None
-        assert moving is not None
-        sent[:, bits] = into_bit + block.load_bit * moving
+        if moving is not None:
+            into_bit = into_bit + block.load_bit * moving
+        sent[:, bits] = into_bit if ground is None else ground[bits] * into_bit
         return sent
 
     def _curvature(self, bank: int, d: Array) -> tuple[Array, Array]:
@@ -802,7 +1060,7 @@ class _Increment(_Phase):
         assert point.limit is not None
         finite = np.where(np.isinf(point.limit), 1e30, point.limit)
         there = point.t + change / finite
-        return change - point.slope * d, point.gain * (1 - there * there) - point.slope
+        return change - point.held * d, point.gain * (1 - there * there) - point.held
 
     def _pull(self, nudge: Nudge, d: Array) -> tuple[Array, Array | None]:
         """Return the nudge's current (B, n) that leaves each node and, where it bends, its own derivative.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -348,19 +349,39 @@ class Layers:
                     edges.add((link.index, link.index))
         return edges
 
-    def _sort(self) -> None:
-        count = len(self.layers)
-        forward, back = self._edges(swapped=False), self._edges(swapped=True)
-        bent = {
+    @property
+    def _bent(self) -> set[tuple[int, int]]:
+        """Edges along which held amplifiers pass on what bends."""
+        return {
             (self.bank_layer[link.index], link.target)
             for link in self.links
             if link.source == "bank" and link.sense < 0
         }
+
+    @property
+    def _pulled(self) -> set[tuple[int, int]]:
+        """Edges of a nudge: that of a softmax couples the outputs to each other."""
+        return {(self.output_layer, self.output_layer)} if self.output_layer >= 0 else set()
+
+    @cached_property
+    def faulty_sweep(self) -> Sweep:
+        """The sweep of a corrected phase whose correction is not perfect: where anything passes forward."""
+        if not self.netlist.senses and not any(link.wired for link in self.links):
+            return self.sweeps["corrected"]
+        edges = self._edges(swapped=False) | self._edges(swapped=True) | self._bent | self._pulled
+        for link in self.links:
+            if link.wired:
+                edges.add((link.target, link.target))
+                if link.source == "bank":
+                    edges.add((self.bank_layer[link.index], self.bank_layer[link.index]))
+        return _sweep([len(nodes) for nodes in self.layers], edges)
+
+    def _sort(self) -> None:
+        count = len(self.layers)
+        forward, back = self._edges(swapped=False), self._edges(swapped=True)
+        bent, pulled = self._bent, self._pulled
         sizes = [len(nodes) for nodes in self.layers]
         self.order, self.feedforward = _topological(count, forward)
-        out = self.output_layer
-        # A nudge of a softmax couples the outputs to each other.
-        pulled = {(out, out)} if out >= 0 else set()
         self.sweeps: dict[str, Sweep] = {
             "free": _sweep(sizes, forward),
             "nudged": _sweep(sizes, forward | pulled),

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from circuitsim.errors import SpecError
 from circuitsim.netlist import Netlist, Nudge, Values
 from circuitsim.netlist.tables import FloatArray, IntArray
+from circuitsim.solver.correction import Correction
 
 if TYPE_CHECKING:
     from circuitsim.solver.layered import FreePoint
@@ -132,13 +133,15 @@ class Drive:
     """Excitation of B samples.
 
     Without ``anchor``: ``F(x) + nudge = 0``. With it: ``F(x) + (J0^T - J0)(x - x0) + nudge = 0``, x0
-    being the anchor (the corrected phase of arXiv:2602.03670).
+    being the anchor (the corrected phase of arXiv:2602.03670). ``correction`` says what is wrong with the
+    amplifiers that put that term there; None is perfect.
     """
 
     inputs: FloatArray
     """(B, n_in): what the input ports are driven with."""
     nudge: Nudge | None = None
     anchor: OperatingPoint | None = None
+    correction: Correction | None = None
 
     @classmethod
     def of(cls, netlist: Netlist, inputs: ArrayLike, nudge: Nudge | None = None) -> Drive:
@@ -164,5 +167,5 @@ class Drive:
     def with_nudge(self, nudge: Nudge | None) -> Drive:
         return replace(self, nudge=nudge)
 
-    def corrected(self, anchor: OperatingPoint) -> Drive:
-        return replace(self, anchor=anchor)
+    def corrected(self, anchor: OperatingPoint, correction: Correction | None = None) -> Drive:
+        return replace(self, anchor=anchor, correction=correction)

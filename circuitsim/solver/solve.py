@@ -13,6 +13,7 @@ from circuitsim.errors import ConvergenceError, NetlistError
 from circuitsim.netlist import Netlist, Values
 from circuitsim.netlist.tables import FloatArray
 from circuitsim.solver.banks import Phase
+from circuitsim.solver.dual import DualNetwork
 from circuitsim.solver.equations import Equations, drive_residual
 from circuitsim.solver.general import GeneralPlan
 from circuitsim.solver.layered import FreePoint, LayerChange, LayeredPlan
@@ -124,10 +125,12 @@ def solve(
 
     Raises:
         ConvergenceError: a sample did not converge and ``settings.throw`` is set.
+        NetlistError: a correction that does not fit the netlist, or without an anchor.
     """
     settings = settings or SolverSettings()
     if not isinstance(drive, Drive):
         drive = Drive.of(plan.netlist, drive)
+    _check_correction(plan, drive)
     method = plan.chosen(settings)
     wired = plan.wired if method == "wired" else None
     if method == "layered":
@@ -141,6 +144,19 @@ def solve(
     if drive.nudge is None and drive.anchor is None and point.converged:
         object.__setattr__(point, "_free_of", (values, drive.inputs))
     return point
+
+
+def _check_correction(plan: Plan, drive: Drive) -> None:
+    if drive.correction is None:
+        return
+    if drive.anchor is None:
+        raise NetlistError(
+            "faults of a correction need a corrected phase",
+            object=plan.netlist.title,
+            field="correction",
+            remedy="Give the drive an anchor, or no correction.",
+        )
+    drive.correction.check(plan.netlist, len(drive.inputs))
 
 
 def _solve_general(
@@ -208,7 +224,7 @@ def _solve_layered(
     phase: Phase = "nudged" if drive.anchor is None else "corrected"
     first = None if guess is None else layered.change_of(guess, phase, settings.precision)
     change, point0 = layered_change(plan, values, drive, base, settings, start=first)
-    moved = layered.full_displacement(point0.weights, phase, point0.banks, change.layers)
+    moved = layered.displacement(point0, change)
     implied = layered.node_voltage(point0)
     v = implied + moved
     if not base.is_free_of(values, drive.inputs):
@@ -228,6 +244,7 @@ def layered_change(
 ) -> tuple[LayerChange, FreePoint]:
     """Return the displacement of the layers from ``base`` in a nudged or corrected phase, and its base."""
     layered = plan.layered
+    _check_correction(plan, drive)
     # Around the free point its own equations drop out, and with them all cancellation.
     elsewhere = not base.is_free_of(values, drive.inputs)
     point = free_layers(plan, values, drive.inputs, base, settings)
@@ -237,7 +254,14 @@ def layered_change(
         held = base.branch_current - equations.grounded_branch_currents(layered.node_voltage(point))
     phase: Phase = "nudged" if drive.anchor is None else "corrected"
     change = layered.increments(
-        point, phase, settings, nudge=drive.nudge, residual=elsewhere, held_current=held, start=start
+        point,
+        phase,
+        settings,
+        nudge=drive.nudge,
+        residual=elsewhere,
+        held_current=held,
+        start=start,
+        correction=drive.correction,
     )
     return change, point
 
@@ -312,7 +336,8 @@ def _rows(drive: Drive, index: NDArray[np.int64]) -> Drive:
             branch_current=anchor.branch_current[index],
         )
     nudge = None if drive.nudge is None else drive.nudge.rows(index)
-    return replace(drive, inputs=drive.inputs[index], nudge=nudge, anchor=anchor)
+    correction = None if drive.correction is None else drive.correction.rows(index)
+    return replace(drive, inputs=drive.inputs[index], nudge=nudge, anchor=anchor, correction=correction)
 
 
 def _checked(
@@ -372,25 +397,32 @@ def solve_transposed(
     *,
     inputs: FloatArray,
     start: FloatArray | None = None,
+    dual: DualNetwork | None = None,
 ) -> FloatArray:
     """Return ``s`` (B, N) V with ``J0^T s = -output_current`` at the outputs, J0 at ``point``.
 
-    The response of the adjoint network to ``output_current`` (B, K) A drawn from its outputs.
+    The response of the adjoint network to ``output_current`` (B, K) A drawn from its outputs; with ``dual``
+    that of a copy with devices of its own.
 
     Raises:
         ConvergenceError: the sweeps of the layered method did not settle.
+        NetlistError: a copy that does not fit the netlist.
     """
     settings = settings or SolverSettings()
     equations = Equations(netlist=plan.netlist, values=values)
     if plan.chosen(settings) != "layered":
         full = _with_currents(equations, point)
         assert full is not None
-        return plan.general.transposed(values, full, output_current)
+        return _transposed(plan, values, full, output_current, dual)
+    if dual is not None:
+        dual.check(plan.netlist)
     layered = plan.layered
     base = free_layers(plan, values, inputs, point, settings)
     guess = None if start is None else layered.change_of(start, "transposed", settings.precision)
-    result = layered.increments(base, "transposed", settings, output_current=output_current, start=guess)
-    displacement = layered.full_displacement(base.weights, "transposed", base.banks, result.layers)
+    result = layered.increments(
+        base, "transposed", settings, output_current=output_current, start=guess, dual=dual
+    )
+    displacement = layered.displacement(base, result)
     left = np.flatnonzero(result.status)
     if len(left):
         if settings.method == "layered" or not _rescuable(plan):
@@ -398,8 +430,24 @@ def solve_transposed(
         full = _with_currents(equations, point)
         assert full is not None
         some = replace(full, node_voltage=full.node_voltage[left], branch_current=full.branch_current[left])
-        displacement[left] = plan.general.transposed(values, some, output_current[left])
+        displacement[left] = _transposed(plan, values, some, output_current[left], dual)
     return displacement
+
+
+def _transposed(
+    plan: Plan, values: Values, point: OperatingPoint, output_current: FloatArray, dual: DualNetwork | None
+) -> FloatArray:
+    """Solve the transposed system by the general method, a copy's sample by sample: each is linear."""
+    if dual is None:
+        return plan.general.transposed(values, point, output_current)
+    dual.check(plan.netlist)
+    found = []
+    for b, voltage in enumerate(point.node_voltage):
+        k = slice(b, b + 1)
+        one = replace(point, node_voltage=voltage[None], branch_current=point.branch_current[k])
+        copied = dual.linearised(plan.netlist, values, voltage)
+        found.append(plan.general.transposed(copied, one, output_current[k]))
+    return np.concatenate(found)
 
 
 def _rescuable(plan: Plan) -> bool:

@@ -108,28 +108,33 @@ class WiredBlock:
         s_bit: FloatArray,
         *,
         relative_tolerance: float = 1e-8,
+        copy: WiredBlock | None = None,
     ) -> tuple[FloatArray, FloatArray | None]:
         """Return the mean over samples of (drop of s) (drop of v) at each device: (M, N), or two of them.
 
-        Arguments are the port voltages of two states of the same block, (B, R) and (B, N) V. With s the
-        response to -dC/dv it is dC/dg [W/S]: what wires take from either drop is part of it. KCL inside
-        holds to ``relative_tolerance`` of the largest current of each sample.
+        Arguments are the port voltages of two states of the same block, (B, R) and (B, N) V; or s is that of
+        a ``copy`` with conductances of its own. With s the response to -dC/dv it is dC/dg [W/S]: what wires
+        take from either drop is part of it. KCL inside holds to ``relative_tolerance`` of the largest
+        current of each sample.
 
         Raises:
             ConvergenceError: it does not.
         """
         rows, columns = self._rows, self._columns
-        products, reached = self._sweeps.products(
-            (v_word[:, ::rows], v_bit[:, ::columns]),
-            (s_word[:, ::rows], s_bit[:, ::columns]),
-            relative_tolerance=relative_tolerance,
-            most=_MOST_SWEEPS,
-        )
-        products = products[::rows, ::columns]
+        products, reached = np.zeros(self.conductance.shape), False
+        if copy is None:
+            products, reached = self._sweeps.products(
+                (v_word[:, ::rows], v_bit[:, ::columns]),
+                (s_word[:, ::rows], s_bit[:, ::columns]),
+                relative_tolerance=relative_tolerance,
+                most=_MOST_SWEEPS,
+            )
+            products = products[::rows, ::columns]
         if not reached:
             products = np.zeros(self.conductance.shape)
+            other = self if copy is None else copy
             for k in batches(len(v_word), self.conductance.size):
-                v, s = self._interior(v_word[k], v_bit[k]), self._interior(s_word[k], s_bit[k])
+                v, s = self._interior(v_word[k], v_bit[k]), other._interior(s_word[k], s_bit[k])
                 products += (_across(v) * _across(s)).sum(axis=0)
         g = products / len(v_word)
         mask = self.crossbar.mask

@@ -666,11 +666,12 @@ def small_signal_values(c, v, x, target):  # type: ignore[no-untyped-def]
 
 @kernel
 def newton_batch(  # type: ignore[no-untyped-def]
-    c, plan, x, v, constant, x0, v0, target, time, limits, max_iterations, status, iterations
+    c, plan, x, v, constant, x0, v0, factor, target, time, limits, max_iterations, status, iterations
 ):
     """Solve B samples in place: x (B, n), v (B, N) with fixed nodes filled in, status and iterations (B,).
 
-    ``x0``, ``v0``: anchors (B, n), (B, N) of the corrected phase, or (B, 0). ``target`` (B, sum K):
+    ``x0``, ``v0``: anchors (B, n), (B, N) of the corrected phase, or (B, 0). ``factor`` multiplies the
+    entries of J0^T - J0 where the correction is not perfect, or is empty. ``target`` (B, sum K):
     targets of the softmax loads, whose Jacobian is symmetric and so leaves J0^T - J0 as it is.
     """
     for b in range(len(x)):
@@ -681,6 +682,8 @@ def newton_batch(  # type: ignore[no-untyped-def]
             correction = np.empty(len(j0))
             for k in range(len(j0)):
                 correction[k] = j0[c.transpose[k]] - j0[k]
+            for k in range(len(factor)):
+                correction[k] *= factor[k]
         status[b], iterations[b] = _solve_sample(
             c, plan, x[b], v[b], constant[b], correction, x0[b], target[b], time, limits, max_iterations
         )

@@ -50,7 +50,8 @@ class Bench(NamedTuple):
     constant: np.ndarray
     v0: np.ndarray
     tangent: np.ndarray
-    slope: np.ndarray
+    returned: np.ndarray  # gain of banks on the way back, in corrected and transposed phases
+    held: np.ndarray  # slope that a corrected phase takes from saturating banks
     drawn: np.ndarray
     state: np.ndarray
 
@@ -141,7 +142,7 @@ def _pass_on(phase, wiring, bench, layer, d, out):  # type: ignore[no-untyped-de
         output_changes(d, gain, limit, _block(bench.tangent, start, layer, batch), out)
         return True
     if phase == CORRECTED and wiring.bank[layer] == 2:
-        slope = _block(bench.slope, start, layer, batch)
+        slope = _block(bench.held, start, layer, batch)
         output_changes(d, gain, limit, _block(bench.tangent, start, layer, batch), out)
         for b in range(batch):
             for k in range(last - first):
@@ -226,7 +227,7 @@ def _visit(phase, wiring, bench, nudging, layer, old, passing, passes, work):  #
                         back[b, k] = 0
                 _send(there, weights, back, turned == 0, rows, columns)
                 if phase >= CORRECTED:
-                    slope = _block(bench.slope, start, layer, batch)
+                    slope = _block(bench.returned, start, layer, batch)
                     for b in range(batch):
                         for k in range(n):
                             current[b, k] += slope[b, k] * back[b, k]
@@ -266,7 +267,7 @@ def _visit(phase, wiring, bench, nudging, layer, old, passing, passes, work):  #
             wiring.gain[first:last],
             wiring.limit[first:last],
             _block(bench.tangent, start, layer, batch),
-            _block(bench.slope, start, layer, batch),
+            _block(bench.held, start, layer, batch),
             state,
             out,
         )
