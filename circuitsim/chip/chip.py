@@ -2,80 +2,334 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from circuitsim.devices import DeviceCard, ideal_card
+from circuitsim.chip.pulses import conductance_step, pulsed_half
+from circuitsim.devices import DeviceCard
+from circuitsim.devices.memristor import DeviceArray, drifted, read, written
 from circuitsim.errors import DeviceError
-from circuitsim.netlist import Netlist, Values
+from circuitsim.netlist import Values
+from circuitsim.netlist.netlist import Netlist
 from circuitsim.netlist.tables import FloatArray
 from circuitsim.seeds import stream
+from circuitsim.solver.correction import Correction
+from circuitsim.solver.dual import DualNetwork
 
-__all__ = ["Chip", "Conductances", "fabricate"]
+__all__ = ["Chip", "Conductances", "WriteReport"]
 
-Conductances = Mapping[str, tuple[FloatArray, FloatArray | None]]
+Conductances: TypeAlias = Mapping[str, tuple[FloatArray, FloatArray | None]]
 """Crossbar name -> (g_plus, g_minus or None), each (M, N) S."""
+Arrays: TypeAlias = Mapping[str, tuple[DeviceArray, DeviceArray | None]]
+_HALVES = ("g_plus", "g_minus")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WriteReport:
+    """What programming took: pulses or writes in all, energy [J], devices that missed their tolerance."""
+
+    writes: int = 0
+    energy: float = 0.0
+    missed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Chip:
     """One fabricated sample. Its mismatch was drawn once and is the same in every phase.
 
-    ``target`` holds what was asked of each crossbar [S], ``values`` what every element has: for a
-    crossbar the present conductance, ``target * mismatch``.
+    ``target`` holds what was asked of each crossbar [S]; ``written`` what the devices had after their last
+    write; ``values`` what every element has now: crossbars aged by ``age`` [s] since that write. Read noise
+    is no part of them: `read` draws it.
     """
 
     netlist: Netlist
     card: DeviceCard
     seed: int
     target: Conductances
+    written: Conductances
     values: Values
     mismatch: Conductances
     """Factors of the crossbar devices; 1 on an ideal die."""
+    arrays: Arrays
     exact: bool = False
-    """Whether all those factors are 1."""
+    """Whether every device takes exactly the conductance that it is asked for."""
+    matched: bool = True
+    """Whether every device has its target times its mismatch: no noise of writing, no pulses."""
+    age: float = 0.0
+    writes: int = 0
+    """Programming operations so far: each has noise of its own."""
+    report: WriteReport = field(default_factory=WriteReport)
+    """Of the last programming operation."""
+    correction: Correction | None = None
+    """Faults of the correction network; None where it is perfect."""
+    copy: Chip | None = None
+    """The second network of a dyadic phase, as it was fabricated; None where it equals this one."""
+    copy_slope: Mapping[str, FloatArray] = field(default_factory=dict)
+    path: tuple[str, ...] = ()
+    """What comes before the names of this network's streams: empty, or that it is a copy."""
+
+    @property
+    def dual(self) -> DualNetwork | None:
+        """The second network of a dyadic phase with its mismatch; None where it is a perfect copy."""
+        if self.copy is None:
+            return None
+        return DualNetwork(values=self.copy.values, slope=self.copy_slope)
+
+    def without_copy(self) -> Chip:
+        """Return the die without the second network of a dyadic phase, which then costs nothing."""
+        return replace(self, copy=None)
 
     def programmed(self, target: Conductances) -> Chip:
-        """Return the die with the given crossbars programmed; targets are clipped to the window.
+        """Return the die with crossbars set to targets, which are clipped to their windows.
+
+        Every device then has its target times its own mismatch; a stuck one stays as it is. Noise of
+        writing is drawn by `write`.
 
         Raises:
             DeviceError: an unknown crossbar, a wrong shape, or a target that is not finite.
         """
-        targets, present = dict(self.target), dict(self.values.crossbars)
+        return self.reprogrammed(self.checked(target))
+
+    def checked(self, target: Conductances) -> Conductances:
+        """Return targets clipped to their windows, 0 where a mask leaves devices out.
+
+        Raises:
+            DeviceError: an unknown crossbar, a wrong shape, or a target that is not finite.
+        """
+        found: dict[str, tuple[FloatArray, FloatArray | None]] = {}
         for name, pair in target.items():
-            if name not in targets:
-                known = ", ".join(targets)
+            if name not in self.target:
+                known = ", ".join(self.target)
                 raise DeviceError("no such crossbar", object=name, remedy=f"Crossbars here: {known}.")
             crossbar = self.netlist.crossbar(name)
-            written: list[FloatArray | None] = []
-            for half, g in zip(("g_plus", "g_minus"), pair, strict=True):
+            halves: list[FloatArray | None] = []
+            for half, g in zip(_HALVES, pair, strict=True):
                 if g is None:
-                    written.append(None)
+                    halves.append(None)
                     continue
                 if g.shape != crossbar.shape:
                     raise DeviceError(f"must be {crossbar.shape}", object=name, field=half, value=g.shape)
                 if not np.isfinite(g).all():
                     raise DeviceError("must be finite", object=name, field=half)
                 clipped = np.clip(g, crossbar.g_min, crossbar.g_max)
-                written.append(clipped if crossbar.mask is None else np.where(crossbar.mask, clipped, 0.0))
-            plus, minus = written
-            if plus is None or (minus is None) != (targets[name][1] is None):
+                halves.append(clipped if crossbar.mask is None else np.where(crossbar.mask, clipped, 0.0))
+            plus, minus = halves
+            if plus is None or (minus is None) != (self.target[name][1] is None):
                 raise DeviceError("must give both halves of a differential pair", object=name)
-            targets[name] = (plus, minus)
-            present[name] = (plus, minus) if self.exact else _times((plus, minus), self.mismatch[name])
-        return replace(self, target=targets, values=replace(self.values, crossbars=present))
+            found[name] = (plus, minus)
+        return found
 
     def reprogrammed(self, target: Conductances) -> Chip:
-        """Return the die with crossbars programmed to targets that are known to be in their window."""
+        """Return the die set to targets that are known to be in their windows."""
+        present = {name: self._matched(name, pair) for name, pair in target.items()}
+        copy = None if self.copy is None else self.copy.reprogrammed(target)
+        chip = self._with(present, target=target, copy=copy)
+        return chip if self.matched else replace(chip, matched=target.keys() >= self.target.keys())
+
+    def moved(self, target: Conductances) -> Chip:
+        """Return the die with its devices moved by what targets have moved, each times its mismatch.
+
+        What writing left them with, beyond their targets, stays.
+        """
+        present: dict[str, tuple[FloatArray, FloatArray | None]] = {}
+        for name, pair in target.items():
+            halves: list[FloatArray | None] = []
+            for place, g in enumerate(pair):
+                old, had, array = (
+                    self.target[name][place],
+                    self.written[name][place],
+                    self.arrays[name][place],
+                )
+                if g is None or old is None or had is None or array is None:
+                    halves.append(None)
+                    continue
+                step = g - old if array.factor is None else (g - old) * array.factor
+                halves.append(self._masked(name, array.held(np.maximum(had + step, 0.0))))
+            assert halves[0] is not None
+            present[name] = halves[0], halves[1]
+        copy = None if self.copy is None else self.copy.moved(target)
+        return self._with(present, target=target, copy=copy)
+
+    def write(
+        self,
+        target: Conductances,
+        *,
+        tolerance: float | None = None,
+        budget: int = 1,
+        only: Mapping[str, tuple[Any, Any]] | None = None,
+    ) -> Chip:
+        """Return the die after writing every device of the given crossbars, with programming noise.
+
+        With ``tolerance`` [fraction of the window] each device is read back and written again until it is
+        that close to its target, or has had ``budget`` writes: write-verify. The reads are exact. ``only``
+        (masks per crossbar and half) leaves the other devices as they are.
+        """
+        target = self.checked(target)
+        present: dict[str, tuple[FloatArray, FloatArray | None]] = {}
+        count, missed, energy = 0, 0, 0.0
+        for name, pair in target.items():
+            crossbar = self.netlist.crossbar(name)
+            halves: list[FloatArray | None] = []
+            for place, (half, g) in enumerate(zip(_HALVES, pair, strict=True)):
+                if g is None:
+                    halves.append(None)
+                    continue
+                array = self.arrays[name][place]
+                assert array is not None
+                generator = stream(self.seed, *self.path, "write", name, half, self.writes)
+                asked = g.astype(np.float64)
+                found = written(self.card.crossbar, array, asked, generator)
+                tries = np.ones(array.shape, dtype=np.int64)
+                if tolerance is not None:
+                    allowed = tolerance * (crossbar.g_max - crossbar.g_min)
+                    for _ in range(budget - 1):
+                        off = np.abs(found - asked) > allowed
+                        if not off.any():
+                            break
+                        found = np.where(off, self._again(array, asked, found, generator), found)
+                        tries += off
+                    missed += int((np.abs(found - asked) > allowed).sum())
+                if only is not None:
+                    before = self.written[name][place]
+                    assert before is not None
+                    found = np.where(only[name][place], found, before)
+                    tries = np.where(only[name][place], tries, 0)
+                count += int(tries.sum())
+                energy += self._pulse_energy(found, tries)
+                halves.append(self._masked(name, found))
+            assert halves[0] is not None
+            present[name] = (halves[0], halves[1])
+        report = WriteReport(writes=count, energy=energy, missed=missed)
+        copy = self.copy
+        if copy is not None:
+            copy = copy.write(target, tolerance=tolerance, budget=budget, only=only)
+        chip = self._with(present, target=target, copy=copy, report=report)
+        return replace(chip, matched=self.card.crossbar.programming is None and self.matched)
+
+    def _again(
+        self, array: DeviceArray, asked: FloatArray, found: FloatArray, generator: np.random.Generator
+    ) -> FloatArray:
+        """Write again, asking for what is missing on top of what was asked for."""
+        low, high = array.window
+        corrected = np.clip(asked + (asked - found), low, high)
+        return written(self.card.crossbar, array, corrected, generator)
+
+    def pulsed(self, counts: Mapping[str, tuple[FloatArray, FloatArray | None]]) -> Chip:
+        """Return the die after pulses on its devices: ``counts`` (M, N), positive for up.
+
+        Needs a card with an update curve. The second network of a dyadic phase gets the same pulses.
+        """
+        spec = self.card.crossbar.update
+        if spec is None:
+            raise DeviceError(
+                "has no update curve",
+                object=self.card.name,
+                field="crossbar.update",
+                remedy="Choose another.",
+            )
+        written: dict[str, tuple[FloatArray, FloatArray | None]] = {}
+        present: dict[str, tuple[FloatArray, FloatArray | None]] = {}
+        count, energy = 0, 0.0
+        for name, pair in counts.items():
+            halves: list[FloatArray | None] = []
+            shown: list[FloatArray | None] = []
+            for place, (half, n) in enumerate(zip(_HALVES, pair, strict=True)):
+                g, array = self.written[name][place], self.arrays[name][place]
+                before = self.values.crossbars[name][place]
+                if n is None or g is None or array is None or before is None:
+                    halves.append(None)
+                    shown.append(None)
+                    continue
+                moved = np.asarray(n, dtype=np.int64)
+                generator = stream(self.seed, *self.path, "pulses", name, half, self.writes)
+                found = self._masked(name, pulsed_half(spec, array, g.astype(np.float64), moved, generator))
+                halves.append(found)
+                if spec.write_noise:
+                    noise = conductance_step(spec, array.window) * spec.write_noise
+                    off = found + noise * generator.standard_normal(array.shape)
+                    off = np.where(moved == 0, before, np.maximum(off, 0.0))
+                    shown.append(self._masked(name, array.held(off)))
+                else:
+                    shown.append(found)
+                count += int(np.abs(moved).sum())
+                energy += self._pulse_energy(found, np.abs(moved))
+            assert halves[0] is not None
+            assert shown[0] is not None
+            written[name] = (halves[0], halves[1])
+            present[name] = (shown[0], shown[1])
+        copy = None if self.copy is None else self.copy.pulsed(counts)
+        report = WriteReport(writes=count, energy=energy)
+        chip = replace(self._with(written, target=written, copy=copy, report=report), matched=False)
+        if not spec.write_noise:
+            return chip
+        crossbars = {**self.values.crossbars, **present}
+        return replace(chip, values=replace(chip.values, crossbars=crossbars))
+
+    def aged(self, seconds: float) -> Chip:
+        """Return the die ``seconds`` later: what it was written with has drifted.
+
+        Raises:
+            DeviceError: a negative time, or an age beyond what the card was measured for.
+        """
+        if not 0 <= seconds < np.inf:
+            raise DeviceError("must be a time in s, not negative", field="age", value=seconds)
+        age = self.age + seconds
+        copy = None if self.copy is None else self.copy.aged(seconds)
+        chip = replace(self, age=age, copy=copy)
+        if self.card.crossbar.drift is None:
+            return chip
         present = {
-            name: pair if self.exact else _times(pair, self.mismatch[name]) for name, pair in target.items()
+            name: self._halves(
+                name,
+                pair,
+                lambda array, g, half, name=name: drifted(
+                    self.card.crossbar,
+                    array,
+                    g,
+                    age,
+                    stream(self.seed, *self.path, "drift", name, half, self.writes),
+                    name=name,
+                ),
+            )
+            for name, pair in self.written.items()
         }
-        values = replace(self.values, crossbars={**self.values.crossbars, **present})
-        return replace(self, target={**self.target, **target}, values=values)
+        return replace(chip, values=replace(self.values, crossbars=present))
+
+    @property
+    def noisy(self) -> bool:
+        """Whether reads of its devices differ from each other."""
+        return any(noise.kind != "thermal" for noise in self.card.crossbar.read_noise)
+
+    def read(self, *key: str | int, fast: bool = True, values: Values | None = None) -> Values:
+        """Return the values that one read finds; ``key`` tells reads apart.
+
+        ``fast`` noise is drawn for every phase, the other, 1/f, once for all phases of a step: read with
+        ``fast=False`` first and hand its ``values`` on.
+        """
+        base = values or self.values
+        crossbars = {
+            name: self._halves(
+                name,
+                pair,
+                lambda array, g, half, name=name: read(
+                    self.card.crossbar,
+                    array,
+                    g,
+                    self.age,
+                    lambda what: stream(self.seed, *self.path, "read", name, half, what, *key),
+                    fast=fast,
+                ),
+            )
+            for name, pair in base.crossbars.items()
+        }
+        return replace(base, crossbars=crossbars)
+
+    def retargeted(self, target: Conductances) -> Chip:
+        """Return the die with new targets that no device knows of yet."""
+        return replace(self, target={**self.target, **target})
 
     def in_precision(self, precision: str) -> Chip:
         """Return the die with the conductances of its crossbars kept in ``float32`` or ``float64``."""
@@ -86,77 +340,82 @@ class Chip:
         def converted(pairs: Conductances) -> Conductances:
             return {name: (half(plus), half(minus)) for name, (plus, minus) in pairs.items()}
 
-        chip = self if self.exact else replace(self, mismatch=converted(self.mismatch))
-        return chip.reprogrammed(converted(self.target))
-
-
-def fabricate(netlist: Netlist, card: DeviceCard | None = None, *, seed: int = 0) -> Chip:
-    """Draw one die: every spread of the card, from streams keyed by the block's or element's name.
-
-    Its crossbars are programmed to the conductances of the netlist.
-    """
-    card = card or ideal_card()
-
-    def normal(size: int | tuple[int, ...], *names: str) -> FloatArray:
-        return stream(seed, "mismatch", *names).standard_normal(size)
-
-    nominal = netlist.values()
-    mismatch: dict[str, tuple[FloatArray, FloatArray | None]] = {}
-    spread = card.crossbar.device_to_device
-    for crossbar in netlist.crossbars:
-        halves = [
-            np.maximum(1 + spread * normal(crossbar.shape, crossbar.name, half), 0.0)
-            if spread
-            else np.ones(crossbar.shape)
-            for half in ("g_plus", "g_minus")
-        ]
-        mismatch[crossbar.name] = (halves[0], halves[1] if crossbar.differential else None)
-    banks: dict[str, Mapping[str, FloatArray]] = {}
-    amplifier = card.amplifier
-    for bank in netlist.banks:
-        size = len(bank.control)
-        columns = dict(nominal.banks[bank.name])
-        gain = 1 + amplifier.gain * normal(size, bank.name, "gain")
-        columns["gain"] = columns["gain"] * gain
-        columns["back_gain"] = columns["back_gain"] * (
-            1 + amplifier.gain * normal(size, bank.name, "back_gain")
+        return replace(
+            self,
+            target=converted(self.target),
+            written=converted(self.written),
+            values=replace(self.values, crossbars=converted(self.values.crossbars)),
+            mismatch=self.mismatch if self.exact else converted(self.mismatch),
+            copy=None if self.copy is None else self.copy.in_precision(precision),
         )
-        columns["saturation"] = columns["saturation"] * np.maximum(
-            1 + amplifier.saturation * normal(size, bank.name, "saturation"), 0.1
+
+    def restored(
+        self, target: Conductances, written: Conductances, present: Conductances, writes: int
+    ) -> Chip:
+        """Return the die as a checkpoint left it, just written."""
+        crossbars = {**self.values.crossbars, **present}
+        return replace(
+            self,
+            target={**self.target, **target},
+            written={**self.written, **written},
+            values=replace(self.values, crossbars=crossbars),
+            matched=False,
+            writes=writes,
+            age=0.0,
         )
-        columns["offset"] = columns["offset"] + amplifier.offset * normal(size, bank.name, "offset")
-        banks[bank.name] = columns
-    tables = {kind: dict(columns) for kind, columns in nominal.tables.items()}
-    if card.diode.saturation_current:
-        factor = np.ones(len(netlist.diode))
-        for family, rows in _families(netlist.diode.name).items():
-            draw = normal(len(rows), "diode", family, "saturation_current")
-            factor[rows] = np.exp(card.diode.saturation_current * draw)
-        tables["diode"]["saturation_current"] = tables["diode"]["saturation_current"] * factor
-    target = nominal.crossbars
-    present = {name: _times(target[name], mismatch[name]) for name in target}
-    values = Values(tables=tables, crossbars=present, banks=banks, senses=nominal.senses)
-    return Chip(
-        netlist=netlist,
-        card=card,
-        seed=seed,
-        target=target,
-        values=values,
-        mismatch=mismatch,
-        exact=spread == 0,
-    )
 
+    def _with(
+        self,
+        present: Conductances,
+        *,
+        target: Conductances,
+        copy: Chip | None,
+        report: WriteReport | None = None,
+    ) -> Chip:
+        crossbars = {**self.written, **present}
+        return replace(
+            self,
+            target={**self.target, **target},
+            written=crossbars,
+            values=replace(self.values, crossbars=crossbars),
+            writes=self.writes + 1,
+            age=0.0,
+            copy=copy,
+            report=report or WriteReport(),
+        )
 
-def _families(names: Sequence[str]) -> dict[str, list[int]]:
-    """Return the rows of each family of elements: those whose names differ in their number alone."""
-    found: dict[str, list[int]] = {}
-    for row, name in enumerate(names):
-        found.setdefault(re.sub(r"\[\d+\]", "[]", name), []).append(row)
-    return found
+    def _matched(
+        self, name: str, pair: tuple[FloatArray, FloatArray | None]
+    ) -> tuple[FloatArray, FloatArray | None]:
+        if self.exact:
+            return pair
+        plus, minus = self.mismatch[name]
+        arrays = self.arrays[name]
+        first = arrays[0].held(pair[0] * plus) if arrays[0].stuck is not None else pair[0] * plus
+        if pair[1] is None or minus is None or arrays[1] is None:
+            return self._masked(name, first), None
+        second = pair[1] * minus
+        return self._masked(name, first), self._masked(name, arrays[1].held(second))
 
+    def _halves(self, name: str, pair: Any, change: Any) -> tuple[FloatArray, FloatArray | None]:
+        """Return both halves as ``change(array, g, half)`` makes them, in their own precision."""
+        found: list[FloatArray | None] = []
+        for array, g, half in zip(self.arrays[name], pair, _HALVES, strict=True):
+            if g is None:
+                found.append(None)
+                continue
+            found.append(self._masked(name, change(array, g.astype(np.float64), half)).astype(g.dtype))
+        assert found[0] is not None
+        return found[0], found[1]
 
-def _times(
-    pair: tuple[FloatArray, FloatArray | None], factor: tuple[FloatArray, FloatArray | None]
-) -> tuple[FloatArray, FloatArray | None]:
-    minus = None if pair[1] is None or factor[1] is None else pair[1] * factor[1]
-    return pair[0] * factor[0], minus
+    def _masked(self, name: str, g: FloatArray) -> FloatArray:
+        dtype = self.target[name][0].dtype
+        mask = self.netlist.crossbar(name).mask
+        g = g.astype(dtype, copy=False)
+        return g if mask is None else np.where(mask, g, dtype.type(0))
+
+    def _pulse_energy(self, g: FloatArray, count: Any) -> float:
+        pulse = self.card.crossbar.pulse
+        if pulse is None:
+            return 0.0
+        return float(pulse.voltage**2 * pulse.width * (g * count).sum())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,11 +23,13 @@ __all__ = [
     "FlickerNoise",
     "GaussianNoise",
     "LogarithmicDrift",
+    "PassiveCard",
     "PowerLawDrift",
     "PulseCard",
     "ReadNoise",
     "RelaxationDrift",
     "StuckCard",
+    "SupplyCard",
     "TelegraphNoise",
     "ThermalNoise",
     "TransistorCard",
@@ -382,6 +384,19 @@ class ConverterCard(Spec):
         return (self.range[1] - self.range[0]) / (2**self.bits - 1)
 
 
+class SupplyCard(Spec):
+    """Fixed voltages of a die, bias lines and rails: ``voltage * (1 + N(0, s))``."""
+
+    voltage: Relative = 0.0
+
+
+class PassiveCard(Spec):
+    """Leaks and other single resistors, and capacitors: ``value * (1 + N(0, s))``, never below a tenth."""
+
+    resistor: Annotated[Spread, Field(le=0.5)] = 0.0
+    capacitor: Annotated[Spread, Field(le=0.5)] = 0.0
+
+
 def _table(value: Any) -> Any:
     if isinstance(value, Mapping):
         return [(width, ohm) for width, ohm in value.items()]
@@ -437,6 +452,8 @@ class DeviceCard(Spec):
     crossbar: CrossbarCard = CrossbarCard()
     amplifier: AmplifierCard = AmplifierCard()
     diode: DiodeCard = DiodeCard()
+    supply: SupplyCard = SupplyCard()
+    passive: PassiveCard = PassiveCard()
     transistor: TransistorCard | None = None
     dac: ConverterCard | None = None
     adc: ConverterCard | None = None
@@ -470,7 +487,7 @@ class DeviceCard(Spec):
         return self.transistor.pair_offset(pair, card=self.name)
 
 
-_SECTIONS = ("crossbar", "amplifier", "diode", "transistor", "dac", "adc", "wire")
+_SECTIONS = ("crossbar", "amplifier", "diode", "supply", "passive", "transistor", "dac", "adc", "wire")
 
 
 def ideal_card() -> DeviceCard:
@@ -516,7 +533,7 @@ def find_card(name: str, folder: Path | None = None) -> Path:
     )
 
 
-def merged_cards(cards: list[str | Mapping[str, Any]], folder: Path | None = None) -> DeviceCard:
+def merged_cards(cards: Sequence[str | Mapping[str, Any]], folder: Path | None = None) -> DeviceCard:
     """Return one card of several: names, files, and mappings that change what comes before them.
 
     Two named cards must not describe the same section; a mapping may change single values of it.

@@ -54,7 +54,7 @@ class Converter:
         else:
             # A code begins half way between its level and the one below.
             edges = 0.5 * (self.levels[1:] + self.levels[:-1])
-            found = self.card.range[0] + np.searchsorted(edges, v) * self.card.step
+            found = self.card.range[0] + np.searchsorted(edges, v).astype(np.float64) * self.card.step
         return found * scale if scale != 1.0 else found
 
 

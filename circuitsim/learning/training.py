@@ -1,21 +1,29 @@
-"""Learning on one die: epochs of estimate, step, program; each epoch measured on held-out samples."""
+"""Learning on one die: epochs of estimate, step, program; each epoch measured on held-out samples.
+
+What a die's devices, converters and reads do to it is drawn from streams keyed by the number of the step.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from circuitsim.chip import Chip
+from circuitsim.chip import Chip, Conductances
+from circuitsim.chip.energy import settling_time
 from circuitsim.learning.adjoint import Adjoint
 from circuitsim.learning.cost import Cost
+from circuitsim.learning.dyadic import Dyadic
 from circuitsim.learning.estimators import Estimator
 from circuitsim.learning.gradient import Gradient, alignment
 from circuitsim.learning.optimiser import Optimiser, OptimiserSpec
 from circuitsim.learning.phases import Phases
+from circuitsim.learning.readout import MeasuredPhases, ReadoutSpec, chip_converters, needs_readings
 from circuitsim.learning.scores import score_of
+from circuitsim.learning.writing import DeviceWriter, UpdateSpec
 from circuitsim.netlist.tables import FloatArray, IntArray
 from circuitsim.seeds import stream
 from circuitsim.solver import Drive, Plan, SolverSettings, solve
@@ -24,6 +32,8 @@ __all__ = ["Samples", "Trainer"]
 
 _CHECKED = 1000
 """Test samples solved at once, and those of them whose residual and power are measured."""
+_SETTLED = 1e-3
+"""How far a phase settles where no converter says how far it must."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,7 +51,10 @@ class Trainer:
     """One estimator learning on one die. `epoch` advances it; `state` is all it needs to go on.
 
     ``classes`` is None where the labels are wanted outputs: these are scored by their RMS error in V,
-    classes by accuracy.
+    classes by accuracy. ``update`` says how steps reach the devices, ``readout`` how voltages are read;
+    metrics are measured ``age`` [s] after the last write.
+
+    The adjoint is no circuit's: it reads nothing, and knows the present conductances.
     """
 
     def __init__(
@@ -60,15 +73,30 @@ class Trainer:
         seed: int,
         probe: int = 64,
         settings: SolverSettings | None = None,
+        update: UpdateSpec | None = None,
+        readout: ReadoutSpec | None = None,
+        age: float = 0.0,
+        written: bool = False,
     ) -> None:
         self.settings = settings or SolverSettings(check=False)
         self.plan = plan
-        self.chip = chip if self.settings.precision == "float64" else chip.in_precision("float32")
+        if not isinstance(estimator, Dyadic):
+            chip = chip.without_copy()
+        if self.settings.precision == "float32":
+            chip = chip.in_precision("float32")
+        self.writer = DeviceWriter(update or UpdateSpec(), seed)
+        self.chip = self.writer.prepare(chip)
+        self.readout = readout or ReadoutSpec()
+        self.age = age
+        self._stores_devices = written or self.writer.method != "ideal"
+        self._dac, self._adc = chip_converters(chip)
+        self._reads = needs_readings(chip, self.readout, plan.chosen(self.settings))
+        self._steps = 0
         self.cost = cost
         self.estimator = estimator
         self.optimiser = Optimiser(optimiser, plan.netlist, cost.conductance, self.settings.precision)
-        self.train = train
-        self.test = test
+        self.train = self._driven(train)
+        self.test = self._driven(test)
         self.classes = classes
         self.score = score_of(cost, classes)
         self.batch = batch
@@ -88,13 +116,55 @@ class Trainer:
             "kcl_residual",
             "power",
             "seconds",
+            "settling_time",
+            "inference_energy",
+            "step_energy",
+            "writes",
         )
         crossbars = [crossbar.name for crossbar in self.plan.netlist.trainable]
         return (*names, *(f"{kind}/{name}" for kind in ("cosine", "relative_error") for name in crossbars))
 
-    def phases(self) -> Phases:
-        """Return the phases of the die as it is now."""
-        return Phases(plan=self.plan, values=self.chip.values, cost=self.cost, settings=self.settings)
+    def phases(self, chip: Chip | None = None) -> Phases:
+        """Return the phases of the die as it is now, or of another state of it, without readings."""
+        chip = chip or self.chip
+        return Phases(
+            plan=self.plan,
+            values=chip.values,
+            cost=self.cost,
+            settings=self.settings,
+            correction=chip.correction,
+            dual=chip.dual,
+        )
+
+    def measured(self, *key: str | int, chip: Chip | None = None) -> Phases:
+        """Return the phases as they are read; ``key`` tells readings apart."""
+        chip = chip or self.chip
+        phases = self.phases(chip)
+        if not self._reads or isinstance(self.estimator, Adjoint):
+            return phases
+        values = chip.read(*key, fast=False) if chip.noisy else chip.values
+        return MeasuredPhases(
+            plan=self.plan,
+            values=values,
+            cost=self.cost,
+            settings=self.settings,
+            correction=chip.correction,
+            dual=chip.dual,
+            chip=chip,
+            readout=self.readout,
+            adc=self._adc,
+            key=(self.seed, *key),
+        )
+
+    def _driven(self, samples: Samples) -> Samples:
+        """Return samples as the DACs put them out."""
+        if self._dac is None:
+            return samples
+        port = self.plan.netlist.inputs
+        gain = np.ones(port.size)
+        gain[port.column] = np.where(port.gain == 0, 1.0, np.abs(port.gain))
+        inputs = self._dac.driven(samples.inputs * gain) / gain
+        return Samples(inputs=inputs, labels=samples.labels)
 
     def epoch(
         self,
@@ -117,8 +187,11 @@ class Trainer:
         factor = self.optimiser.spec.schedule.factor(number, self.epochs)
         cost, total = 0.0, 0.0
         seen = 0
+        writes, energy = self.writer.writes, self.writer.energy
+        phases = 1
         for step, rows in enumerate(parts):
             gradient = self.step(rows, factor)
+            phases = len(gradient.phases)
             seen += len(rows)
             cost += gradient.cost * len(rows)
             total += self.score.total(gradient.outputs, self.train.labels[rows])
@@ -129,14 +202,26 @@ class Trainer:
             "train_cost": cost / len(order),
             f"train_{self.score.name}": self.score.mean(total, len(order)),
             "seconds": seconds,
+            "writes": float(self.writer.writes - writes),
         }
         metrics |= self.measure()
+        presented = phases * len(order) / len(parts)
+        metrics["step_energy"] = presented * metrics["inference_energy"] + (
+            self.writer.energy - energy
+        ) / len(parts)
         return {name: metrics[name] for name in self.metric_names}
 
     def step(self, rows: IntArray, factor: float = 1.0) -> Gradient:
         """Learn from the training samples ``rows`` once: estimate, step, program."""
-        gradient = self.estimator.estimate(self.phases(), self.train.inputs[rows], self._targets[rows])
-        self.chip = self.chip.reprogrammed(self.optimiser.step(self.chip.target, gradient, factor))
+        self._steps += 1
+        inputs = self.train.inputs[rows]
+        if self._dac is not None and self._dac.card.noise:
+            normal = stream(self.chip.seed, "dac", self.seed, self._steps).standard_normal(inputs.shape)
+            inputs = inputs + self._dac.card.noise * normal
+        phases = self.measured("step", self._steps) if self._reads else self.phases()
+        gradient = self.estimator.estimate(phases, inputs, self._targets[rows])
+        old = self.writer.conductance(self.chip)
+        self.chip = self.writer.apply(self.chip, old, self.optimiser.step(old, gradient, factor))
         return gradient
 
     def measure(self) -> dict[str, float]:
@@ -152,12 +237,17 @@ class Trainer:
             max_iterations=self.settings.max_iterations,
             check=True,
         )
-        phases = self.phases()
-        point = solve(self.plan, self.chip.values, Drive(inputs=self.test.inputs[:_CHECKED]), checked)
+        chip = self.chip.aged(self.age) if self.age else self.chip
+        phases = self.phases(chip)
+        measured = self.measured("test", self._steps, chip=chip)
+        values = measured.present("free") if isinstance(measured, MeasuredPhases) else measured.values
+        point = solve(self.plan, values, Drive(inputs=self.test.inputs[:_CHECKED]), checked)
         outputs = [netlist.outputs.read(point.node_voltage)]
         for start in range(_CHECKED, len(self.test), _CHECKED):
-            outputs.append(phases.outputs(phases.free(self.test.inputs[start : start + _CHECKED])))
+            outputs.append(measured.outputs(measured.free(self.test.inputs[start : start + _CHECKED])))
         y = np.concatenate(outputs)
+        if isinstance(measured, MeasuredPhases):
+            y = measured.read_voltage(y)
         metrics = {
             "test_cost": float(
                 np.mean(self.cost.value(y, self.cost.targets(self.test.labels, self.classes)))
@@ -166,31 +256,86 @@ class Trainer:
             "kcl_residual": float(point.relative_residual.max()),
             "power": float(point.power.mean()),
         }
+        accuracy = _SETTLED if self._adc is None else 0.5 / 2**self._adc.card.bits
+        metrics["settling_time"] = settling_time(self.plan, chip, accuracy=accuracy)
+        metrics["inference_energy"] = metrics["power"] * metrics["settling_time"]
         inputs, targets = self.train.inputs[self._probe], self._targets[self._probe]
         free = phases.free(inputs)
-        estimate = self.estimator.estimate(phases, inputs, targets, free=free)
         exact = Adjoint().estimate(phases, inputs, targets, free=free)
+        if self._reads:
+            read = self.measured("probe", self._steps, chip=chip)
+            estimate = self.estimator.estimate(read, inputs, targets)
+        else:
+            estimate = self.estimator.estimate(phases, inputs, targets, free=free)
         for name, (cosine, error) in alignment(estimate, exact).items():
             metrics[f"cosine/{name}"] = cosine
             metrics[f"relative_error/{name}"] = error
         return metrics
 
     def state(self) -> dict[str, FloatArray]:
-        """Return everything that training changes: target conductances and the optimiser's moments."""
+        """Return everything that training changes: conductances, the optimiser's moments, the devices."""
         arrays: dict[str, FloatArray] = {"optimiser/count": np.array([float(self.optimiser.count)])}
-        for crossbar in self.plan.netlist.trainable:
-            for half, g in zip(("g_plus", "g_minus"), self.chip.target[crossbar.name], strict=True):
-                if g is not None:
-                    arrays[f"conductance/{crossbar.name}/{half}"] = g
+        self._keep(arrays, "conductance", self.chip.target)
         arrays |= {f"optimiser/{key}": array for key, array in self.optimiser.state.items()}
+        if self._stores_devices:
+            counts = (
+                self.writer.steps,
+                self.writer.writes,
+                self.writer.energy,
+                self._steps,
+                self.chip.writes,
+            )
+            arrays["device/counts"] = np.array(counts, dtype=np.float64)
+            arrays |= {f"device/pending/{key}": array for key, array in self.writer.state.items()}
+            chips = {"device": self.chip}
+            if self.chip.copy is not None:
+                chips["device/copy"] = self.chip.copy
+            for place, chip in chips.items():
+                self._keep(arrays, f"{place}/written", chip.written)
+                self._keep(arrays, f"{place}/present", chip.values.crossbars)
+        elif self._reads:
+            arrays["device/counts"] = np.array([float(self._steps)])
         return arrays
+
+    def _keep(self, arrays: dict[str, FloatArray], place: str, pairs: Conductances) -> None:
+        for crossbar in self.plan.netlist.trainable:
+            for half, g in zip(("g_plus", "g_minus"), pairs[crossbar.name], strict=True):
+                if g is not None:
+                    arrays[f"{place}/{crossbar.name}/{half}"] = g
+
+    def _kept(self, state: Mapping[str, FloatArray], place: str) -> dict[str, Any]:
+        found = {}
+        for crossbar in self.plan.netlist.trainable:
+            minus = state.get(f"{place}/{crossbar.name}/g_minus")
+            found[crossbar.name] = (state[f"{place}/{crossbar.name}/g_plus"], minus)
+        return found
 
     def restore(self, state: Mapping[str, FloatArray]) -> None:
         """Go on from what `state` returned: the same numbers follow, bit for bit."""
-        target = {}
-        for crossbar in self.plan.netlist.trainable:
-            minus = state.get(f"conductance/{crossbar.name}/g_minus")
-            target[crossbar.name] = (state[f"conductance/{crossbar.name}/g_plus"], minus)
-        self.chip = self.chip.reprogrammed(target)
         moments = {key.removeprefix("optimiser/"): array for key, array in state.items()}
         self.optimiser.restore(moments, int(state["optimiser/count"][0]))
+        target = self._kept(state, "conductance")
+        if not self._stores_devices:
+            self.chip = self.chip.reprogrammed(target)
+            if self._reads:
+                self._steps = int(state["device/counts"][0])
+            return
+        counts = state["device/counts"]
+        pending = {
+            key.removeprefix("device/pending/"): array
+            for key, array in state.items()
+            if key.startswith("device/pending/")
+        }
+        self.writer.restore(pending, counts)
+        self._steps, writes = int(counts[3]), int(counts[4])
+        restored = self._as_stored(self.chip, state, "device", target, writes)
+        if self.chip.copy is not None:
+            copy = self._as_stored(self.chip.copy, state, "device/copy", target, writes)
+            restored = replace(restored, copy=copy)
+        self.chip = restored
+
+    def _as_stored(
+        self, chip: Chip, state: Mapping[str, FloatArray], place: str, target: Any, writes: int
+    ) -> Chip:
+        written, present = self._kept(state, f"{place}/written"), self._kept(state, f"{place}/present")
+        return chip.restored(target, written, present, writes)

@@ -266,6 +266,44 @@ class NetworkSpec(Spec):
         size = self.layers[self.output.layer].size
         return size // 2 if self.output.encoding == "differential_pair" else size
 
+    def scaled_to(self, low: float, high: float) -> NetworkSpec:
+        """Return the network at another impedance level, with the conductance window ``low`` to ``high`` [S].
+
+        Windows, leaks, diodes and the cost scale by ``high`` over the present upper end, so that without
+        wires voltages stay as they are but for a different ``low``.
+        """
+        ratio = high / self.conductance.max
+
+        def window(old: ConductanceSpec) -> ConductanceSpec:
+            return ConductanceSpec(min=min(max(low, old.min * ratio), high), max=min(old.max * ratio, high))
+
+        def neuron(old: NeuronSpec) -> NeuronSpec:
+            scaled: dict[str, Any] = {
+                name: getattr(old, name) * ratio
+                for name in ("saturation_current", "parallel_conductance", "conductance")
+                if name in type(old).model_fields
+            }
+            return old.model_copy(update=scaled)
+
+        return self.model_copy(
+            update={
+                "conductance": ConductanceSpec(min=low, max=high),
+                "layers": {
+                    name: layer.model_copy(
+                        update={"leak": layer.leak * ratio, "neuron": neuron(layer.neuron)}
+                    )
+                    for name, layer in self.layers.items()
+                },
+                "synapses": [
+                    synapse
+                    if synapse.conductance is None
+                    else synapse.model_copy(update={"conductance": window(synapse.conductance)})
+                    for synapse in self.synapses
+                ],
+                "cost": self.cost.model_copy(update={"conductance": self.cost.conductance * ratio}),
+            }
+        )
+
     def synapse_names(self) -> list[str]:
         """Return the name of each synapse: as given, or ``source-target`` made unique."""
         names: list[str] = []

@@ -10,6 +10,8 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 from circuitsim.data import DATA_OPTIONS
 from circuitsim.errors import SpecError
 from circuitsim.learning import EP, Adjoint, AsymEP, Dyadic, DyadicBP, Estimator, OptimiserSpec
+from circuitsim.learning.readout import ReadoutSpec
+from circuitsim.learning.writing import ProgrammingSpec, UpdateSpec
 from circuitsim.netlist.roles import Roles, TrainableResistors
 from circuitsim.network import Positive, Quantity, Spec, parse_document, read_document
 from circuitsim.network.documents import Inconsistent
@@ -25,6 +27,7 @@ __all__ = [
     "SolverSpec",
     "TrainableRole",
     "TrainingSpec",
+    "UseSpec",
     "load_experiment",
 ]
 
@@ -312,11 +315,69 @@ class SolverSpec(Spec):
         )
 
 
+class UseSpec(Spec):
+    """Where a network learns, and what its die has to do with it.
+
+    ``in_situ``: on the die. ``transfer``: on an ideal circuit, in software; the conductances are then
+    written to the die. ``noise_aware``: likewise, but every step meets a die of its own, ``noise`` times as
+    noisy as the card's. ``carried``: on the die ``from_die``, whose conductances are then written to
+    this one. After a transfer ``fine_tune`` more epochs learn on the die.
+    """
+
+    kind: Literal["in_situ", "transfer", "noise_aware", "carried"] = "in_situ"
+    from_die: Annotated[int, Field(ge=0, strict=True)] | None = None
+    noise: Annotated[Quantity, Field(ge=0, le=10)] = 1.0
+    fine_tune: Annotated[int, Field(ge=0, strict=True)] = 0
+
+    @model_validator(mode="after")
+    def _fits(self) -> UseSpec:
+        problems = []
+        if (self.kind == "carried") != (self.from_die is not None):
+            rule = "is for kind carried, which needs it"
+            problems.append(SpecError(rule, field="from_die", value=self.from_die))
+        if self.kind == "in_situ" and self.fine_tune:
+            remedy = "Give training.epochs instead."
+            rule = "in situ learning is on the die already"
+            problems.append(SpecError(rule, field="fine_tune", value=self.fine_tune, remedy=remedy))
+        if problems:
+            raise Inconsistent(problems)
+        return self
+
+
+def _cards(value: Any) -> Any:
+    if value is None:
+        return ()
+    return tuple(value) if isinstance(value, (list, tuple)) else (value,)
+
+
+Cards = Annotated[
+    tuple[str | dict[str, Any], ...],
+    BeforeValidator(_cards),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string"},
+                {"type": "object"},
+                {"type": "array", "items": {"anyOf": [{"type": "string"}, {"type": "object"}]}},
+            ]
+        }
+    ),
+]
+"""Names of cards, files, mappings of single values: one of them, or a list."""
+
+
 class ExperimentSpec(Spec):
     """One experiment: every estimator learns on the same die from the same conductances.
 
     The circuit comes from a ``network`` description, or from a SPICE ``deck`` with the ``roles`` of its
-    elements. ``network``, ``deck`` and ``card`` are files, relative to the experiment's own folder.
+    elements. ``network`` and ``deck`` are files, relative to the experiment's own folder.
+
+    ``cards`` describes the die: names of shipped cards, files, mappings that change single values, or a
+    list of these. ``die`` is the die's own seed; that of the experiment unless given. ``window: card`` gives
+    the programmable devices the conductance window that the card holds for: the network's conductances,
+    its cost's included, are scaled to it. ``use`` says where the network learns, ``programming`` how
+    conductances are written, ``update`` how steps of learning reach the devices, ``readout`` how voltages
+    are read; test samples are measured ``age`` [s] after the last write.
     """
 
     name: BlockName
@@ -324,7 +385,14 @@ class ExperimentSpec(Spec):
     network: str | None = None
     deck: str | None = None
     roles: RolesSpec | None = None
-    card: str | None = None
+    cards: Cards = ()
+    die: Annotated[int, Field(ge=0, strict=True)] | None = None
+    window: Literal["network", "card"] = "network"
+    use: UseSpec = UseSpec()
+    programming: ProgrammingSpec = ProgrammingSpec()
+    update: UpdateSpec = UpdateSpec()
+    readout: ReadoutSpec = ReadoutSpec()
+    age: Annotated[Quantity, Field(ge=0)] = 0.0
     data: DataSpec = DataSpec()
     estimators: Annotated[list[EstimatorSpec], Field(min_length=1)]
     training: TrainingSpec = TrainingSpec()

@@ -21,9 +21,10 @@ from circuitsim.record import read_record
 from circuitsim.seeds import stream
 from circuitsim.solver import build_plan
 from circuitsim.spice.reader import read_deck
+from circuitsim.study.bench import Bench, prepare
 from circuitsim.study.crosscheck import Subject
 from circuitsim.study.experiment import load_experiment
-from circuitsim.study.run import Bench, prepare, recorded_bench
+from circuitsim.study.run import recorded_bench
 
 __all__ = ["learned_chip", "read_subject"]
 
