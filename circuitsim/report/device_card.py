@@ -9,15 +9,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-from numpy.random import Generator
 
+from circuitsim.chip.pulses import pulsed_half
 from circuitsim.devices import DeviceCard
 from circuitsim.devices.card import (
     ConverterCard,
     CrossbarCard,
     FlickerNoise,
     GaussianNoise,
-    LogarithmicDrift,
     PowerLawDrift,
     RelaxationDrift,
     TelegraphNoise,
@@ -40,6 +39,10 @@ _LONGEST = 365.25 * 86400.0
 """Age up to which drift is drawn where the card names no end [s]."""
 _AGES = (1.0, 3600.0, 365.25 * 86400.0)
 """Of 1/f noise [s]."""
+_CURVES = 6
+_REACH = 2.5
+"""Pulses of an update curve, in mean steps over the window's two units of w."""
+_POINTS = 200
 _COLUMNS = 2
 _US = 1e6
 
@@ -47,18 +50,18 @@ Panel = Callable[[Axes], None]
 
 
 def device_card_figure(card: DeviceCard) -> Figure | None:
-    """Return the card's figure, one panel for each thing it describes; None where there is nothing to draw."""
+    """Return the card's figure, a panel for each thing it describes; None where there is nothing to draw."""
     panels = _panels(card)
     if not panels:
         return None
     columns = min(_COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
     figure = new_figure(0.9 + 3.9 * rows, f"{card.name}: {_finding(card)}")
-    grid = figure.subplots(rows, columns, squeeze=False).reshape(-1)
-    for axes, panel in zip(grid, panels, strict=False):
-        panel(axes)
-    for axes in grid[len(panels) :]:
-        axes.remove()
+    grid = figure.add_gridspec(rows, columns)
+    for number, panel in enumerate(panels):
+        row, column = divmod(number, columns)
+        # The last one takes what is left of its row.
+        panel(figure.add_subplot(grid[row, column:] if number == len(panels) - 1 else grid[row, column]))
     return figure
 
 
@@ -106,11 +109,11 @@ def _finding(card: DeviceCard) -> str:
     crossbar = card.crossbar
     if crossbar.programming is not None and crossbar.range is not None:
         sigma = crossbar.programming(np.linspace(crossbar.range[0] / crossbar.range[1], 1, 401))
-        text = f"a write spreads by {_US * sigma.min():.2g} to {_US * sigma.max():.2g} µS"
-        return f"{text} of up to {_US * crossbar.range[1]:.4g} µS"
+        text = f"a write of up to {_US * crossbar.range[1]:.4g} µS spreads by "
+        return f"{text}{_US * sigma.min():.2g} to {_US * sigma.max():.2g} µS"
     if crossbar.update is not None:
-        spec = crossbar.update
-        return f"{2 / spec.step:.0f} mean steps across the window, which spread by {100 * spec.step_spread:.3g} %"
+        count, spread = 2 / crossbar.update.step, 100 * crossbar.update.step_spread
+        return f"{count:.0f} mean steps across the window; steps of devices spread by {spread:.3g} %"
     if card.transistor is not None:
         pair = 1e3 * np.sqrt(2.0) * card.transistor.threshold / 1e-6
         return f"a pair of 1 µm² transistors has an offset of {pair:.2g} mV"
@@ -200,7 +203,36 @@ def _read(axes: Axes, crossbar: CrossbarCard) -> None:
 
 
 def _update(axes: Axes, crossbar: CrossbarCard) -> None:
-    raise NotImplementedError
+    spec = crossbar.update
+    assert spec is not None
+    window = crossbar.range or (0.0, 1.0)
+    shape = (_CURVES, 1)
+    array = fabricated(crossbar, shape, window, lambda name: stream(_SEED, "figure", name))
+    pulses = int(np.ceil(_REACH / spec.step))
+    # Where there are many pulses, a point every few of them.
+    parts = np.diff(np.linspace(0, pulses, min(pulses, _POINTS) + 1).astype(np.int64))
+    generator = stream(_SEED, "figure", "pulses")
+    g = np.full(shape, window[0])
+    path, number = [g], [0]
+    for sign in (1, -1):
+        for part in parts:
+            g = pulsed_half(spec, array, g, np.full(shape, sign * part), generator)
+            path.append(g)
+            number.append(number[-1] + int(part))
+    values = np.array(path)[:, :, 0]
+    for device in range(_CURVES):
+        stuck = array.stuck is not None and bool(array.stuck[device, 0])
+        axes.plot(
+            number,
+            values[:, device] * (1.0 if crossbar.range is None else _US),
+            color=PALETTE[device % len(PALETTE)],
+            linestyle=(0, (2, 2)) if stuck else "-",
+            linewidth=1.2,
+        )
+    axes.axvline(pulses, color=FAINT, linewidth=0.9, linestyle=(0, (2, 2)), zorder=1)
+    axes.set_title(f"Update curves of {_CURVES} devices: {pulses} pulses up, then down")
+    axes.set_xlabel("pulse")
+    axes.set_ylabel("conductance / window" if crossbar.range is None else "conductance [µS]")
 
 
 def _converter(axes: Axes, name: str, card: ConverterCard) -> None:
