@@ -38,14 +38,14 @@ class ReadoutSpec(Spec):
     """How voltages are read.
 
     ``averaging``: readings per phase, whose mean counts. ``difference``: ``analog`` holds the free phase's
-    voltage and converts the change from it, amplified by up to ``gain`` so that it fills the range;
-    ``digital`` converts both voltages and subtracts codes. ``rule``: ``read`` computes updates from
-    readings; ``local`` leaves them to circuits at the devices, which need no converter.
+    voltage and converts the change from it, amplified layer by layer by a power of two up to ``gain`` so that
+    it fills the range; ``digital`` converts both voltages and subtracts codes. ``rule``: ``read`` computes
+    updates from readings; ``local`` leaves them to circuits at the devices, which need no converter.
     """
 
     averaging: Annotated[int, Field(ge=1, le=10_000, strict=True)] = 1
     difference: Literal["analog", "digital"] = "analog"
-    gain: Annotated[int, Field(ge=1, le=1_000_000, strict=True)] = 256
+    gain: Annotated[int, Field(ge=1, le=1_000_000, strict=True)] = 1024
     rule: Literal["read", "local"] = "read"
 
 
@@ -160,36 +160,36 @@ class MeasuredPhases(Phases):
         if not self._reads:
             return change
         if not isinstance(change, LayerChange):
-            return self._difference(change, free.node_voltage, None, name, self._scale([change]), held)
+            return self._difference(change, free.node_voltage, None, name, "nodes", held)
         own = free._layers
         assert own is not None
-        scale = self._scale(change.layers)
         layers = tuple(
-            self._difference(d, v0, self._spread(own, layer), f"{name} {layer}", scale, held)
+            self._difference(d, v0, self._spread(own, layer), name, str(layer), held)
             for layer, (d, v0) in enumerate(zip(change.layers, own.layers, strict=True))
         )
         return LayerChange(change.phase, layers, change.iterations, change.status)
 
-    def _scale(self, changes: Any) -> float:
-        """Return the range of the converter over its card's that takes the largest change."""
-        if self.adc is None or self.readout.difference == "digital":
+    def _scale(self, d: FloatArray) -> float:
+        """Return the range of the converter over its card's that takes the largest change of a layer."""
+        if self.adc is None:
             return 1.0
-        largest = max(float(np.abs(d).max(initial=0.0)) for d in changes)
-        room = min(abs(edge) for edge in self.adc.card.range) or max(map(abs, self.adc.card.range))
+        low, high = self.adc.card.range
+        room, largest = min(-low, high) if low < 0 < high else high - low, float(np.abs(d).max(initial=0.0))
         gain = 1
         while gain * 2 <= self.readout.gain and 2 * gain * largest <= room:
             gain *= 2
         return 1.0 / gain
 
     def _difference(
-        self, d: FloatArray, v0: FloatArray, spread: FloatArray | None, name: str, scale: float, held: bool
+        self, d: FloatArray, v0: FloatArray, spread: FloatArray | None, name: str, part: str, held: bool
     ) -> FloatArray:
+        """Return the change d (B, n) V of a layer, or of all nodes, as it is read."""
         if held and self.readout.difference == "digital":
-            before = self._read_free(name.split()[-1] if spread is not None else "nodes", v0, spread)
-            return self._sample(v0 + d, spread, name, 1.0) - before
+            before = self._read_free(part, v0, spread)
+            return self._sample(v0 + d, spread, f"{name} {part}", 1.0) - before
         # What is held was sampled too, with noise of its own.
         both = None if spread is None else spread * (math.sqrt(2.0) if held else 1.0)
-        return self._sample(d, both, name, scale)
+        return self._sample(d, both, f"{name} {part}", self._scale(d))
 
     def _read_free(self, name: str, v0: FloatArray, spread: FloatArray | None) -> FloatArray:
         key = f"free {name}"
