@@ -821,7 +821,6 @@ class _Increment(_Phase):
         super().__init__(plan, w, state)
         self.phase, self.constant, self.v0 = phase, constant, v0
         self.banks = base.banks if faults is None else faults.banks
-        self.faulty = faults is not None
         # Gains of virtual grounds: what they pass forward, and how far their bit lines follow their outputs.
         self.sense_passes: list[Array | None] = [k if phase == "nudged" else None for k in w.fixed.sense]
         self.sense_moves: list[Array] = w.fixed.sense
@@ -1011,8 +1010,7 @@ class _Increment(_Phase):
         elif link.source == "bank":
             if side == "to" and phase == "nudged" and not w.fixed.two_way[link.index]:
                 return None
-            passes = link.sense < 0 or phase == "nudged" or self.faulty
-            passed = self.passed(link.index) if passes else None
+            passed = self.passed(link.index)
             line = None if passed is None else passed[:, words]
         moving: Array | None = None
         ground = None if link.sense < 0 else self.sense_passes[link.sense]

@@ -342,6 +342,8 @@ class Layers:
                     edges.add((b, a))
                 if not swapped or two_way:
                     edges.add((a, b))
+                if two_way and link.wired and link.sense >= 0:
+                    edges.add((a, a))
             if link.wired and link.sense < 0:
                 # Bit lines of one crossbar couple through its wires.
                 edges.add((link.target, link.target))
@@ -352,11 +354,17 @@ class Layers:
     @property
     def _bent(self) -> set[tuple[int, int]]:
         """Edges along which held amplifiers pass on what bends."""
-        return {
-            (self.bank_layer[link.index], link.target)
-            for link in self.links
-            if link.source == "bank" and link.sense < 0
-        }
+        edges = set()
+        for link in self.links:
+            if link.source != "bank":
+                continue
+            bank_layer = self.bank_layer[link.index]
+            if link.sense < 0:
+                edges.add((bank_layer, link.target))
+            elif link.wired and np.isfinite(self.netlist.banks[link.index].saturation).any():
+                # Word lines of one crossbar couple through its wires.
+                edges.add((bank_layer, bank_layer))
+        return edges
 
     @property
     def _pulled(self) -> set[tuple[int, int]]:

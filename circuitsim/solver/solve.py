@@ -355,9 +355,11 @@ def _checked(
     residual, largest, power = unknown, unknown, unknown
     if settings.check:
         drive = replace(drive, anchor=_with_currents(equations, drive.anchor))
-        node, _, largest = drive_residual(equations, drive, v, i)
-        residual = np.maximum(np.abs(node).max(axis=1), equations.interior_residual(v))
-        power = equations.power(v)
+        # Samples that were lost may have overflowed: their status says so.
+        with np.errstate(over="ignore", invalid="ignore"):
+            node, _, largest = drive_residual(equations, drive, v, i)
+            residual = np.maximum(np.abs(node).max(axis=1), equations.interior_residual(v))
+            power = equations.power(v)
         # Whatever a method believes: the referee decides what is called converged.
         rounding = np.finfo(settings.precision).eps * equations.rounding(v, displacement)
         allowed = _REFEREE[settings.precision] * largest + 8 * rounding + _REFEREE_FLOOR
