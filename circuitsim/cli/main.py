@@ -9,7 +9,19 @@ import sys
 import typer
 
 from circuitsim.cli import compile as compile_command
-from circuitsim.cli import crosscheck, devices, gradcheck, relax, runs, schema, show, solve, train, tran
+from circuitsim.cli import (
+    crosscheck,
+    devices,
+    gradcheck,
+    relax,
+    runs,
+    schema,
+    show,
+    solve,
+    sweep,
+    train,
+    tran,
+)
 from circuitsim.errors import CircuitsimError
 
 __all__ = ["app", "main"]
@@ -33,6 +45,7 @@ for _name, _command, _summary in (
     ("crosscheck", crosscheck.command, "Every phase and its gradient against SPICE."),
     ("relax", relax.command, "The gradient's error while a network relaxes."),
     ("train", train.command, "An experiment: train, record, draw."),
+    ("sweep", sweep.command, "An experiment over grids or random designs, on many dies."),
     ("show", show.command, "A record as tables and figures."),
     ("runs", runs.command, "The records of a folder."),
     ("schema", schema.command, "The JSON Schema of a kind of YAML file."),

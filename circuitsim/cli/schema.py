@@ -9,7 +9,7 @@ from circuitsim.errors import SpecError
 
 
 def command(
-    kind: str = typer.Argument("network", help="network, experiment or card."),
+    kind: str = typer.Argument("network", help="network, experiment, card or sweep."),
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Print the JSON Schema of a kind of YAML file.
@@ -26,9 +26,14 @@ def command(
         from circuitsim.study import ExperimentSpec as model  # type: ignore[assignment]
     elif kind == "card":
         from circuitsim.devices import DeviceCard as model  # type: ignore[assignment]
+    elif kind == "sweep":
+        from circuitsim.study.sweep_spec import SweepSpec as model  # type: ignore[assignment]
     else:
         raise SpecError(
-            "is not a kind of file", field="kind", value=kind, remedy="Known: network, experiment, card."
+            "is not a kind of file",
+            field="kind",
+            value=kind,
+            remedy="Known: network, experiment, card, sweep.",
         )
     print_json(
         {"$schema": "https://json-schema.org/draft/2020-12/schema", **model.model_json_schema(by_alias=True)}

@@ -45,7 +45,7 @@ class _Silent:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SweepResult:
-    """A finished sweep. ``lost`` are tasks without a result, which the same sweep started again tries again."""
+    """A finished sweep. ``lost`` are tasks without a result, tried again by the same sweep."""
 
     folder: Path
     table: Table

@@ -17,21 +17,24 @@ import numpy as np
 from pydantic import BaseModel
 
 from circuitsim.data import DataSet
-from circuitsim.devices import DeviceCard, ideal_card, load_card
+from circuitsim.devices import DeviceCard, merged_cards
 from circuitsim.errors import CircuitsimError, SpecError
 from circuitsim.netlist import Netlist
+from circuitsim.netlist.files import netlist_document
 from circuitsim.network import NetworkSpec, Spec, load_network, parse_document
 from circuitsim.seeds import stream
+from circuitsim.study.bench import Bench, load_samples, make_bench, prepare
 from circuitsim.study.experiment import ExperimentSpec, load_experiment
-from circuitsim.study.run import Bench, _bench, _load, prepare
 from circuitsim.study.sweep_spec import AxisRange, RandomDesign, SweepSpec, label_of, load_sweep, number_of
 
-__all__ = ["Design", "Documents", "Point", "canonical", "data_digest", "die_field", "read_design"]
+__all__ = ["Design", "Documents", "Point", "canonical", "data_digest", "read_design"]
 
 S = TypeVar("S", bound=Spec)
 
+_Specs = tuple[ExperimentSpec, NetworkSpec | Netlist, DeviceCard]
+
 _MOST_PROBLEMS = 10
-_FILES = ("network", "deck", "card", "cards")
+_FILES = ("network", "deck", "cards")
 """Fields of an experiment that name files; what these hold is inlined."""
 
 
@@ -45,9 +48,13 @@ class Documents:
     card: dict[str, Any]
 
     @classmethod
-    def of(cls, bench: Bench) -> Documents:
-        header = bench.header()
-        return cls(**{key: header[key] for key in ("experiment", "network", "deck", "card")})
+    def of(cls, experiment: ExperimentSpec, circuit: NetworkSpec | Netlist, card: DeviceCard) -> Documents:
+        network, deck = None, None
+        if isinstance(circuit, Netlist):
+            deck = _plain(netlist_document(circuit))
+        else:
+            network = _dump(circuit)
+        return cls(experiment=_dump(experiment), network=network, deck=deck, card=_dump(card))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -96,6 +103,7 @@ def read_design(path: str | Path) -> Design:
         )
     bench = prepare(load_experiment(file), folder=file.parent, file=file)
     base = _Base(path, file.parent, sweep, bench)
+    described = Documents.of(*base.specs)
     points: list[Point] = []
     problems: dict[str, SpecError] = {}
     for number, values in enumerate(_design(sweep)):
@@ -109,12 +117,7 @@ def read_design(path: str | Path) -> Design:
                 break
     if problems:
         raise SpecError.all_of(list(problems.values()))
-    return Design(file=path, folder=file.parent, sweep=sweep, base=Documents.of(bench), points=tuple(points))
-
-
-def die_field() -> str:
-    """Return the field of an experiment that numbers its die."""
-    return "die" if "die" in ExperimentSpec.model_fields else "seed"
+    return Design(file=path, folder=file.parent, sweep=sweep, base=described, points=tuple(points))
 
 
 def canonical(document: Any) -> bytes:
@@ -165,17 +168,17 @@ class _Base:
 
     def __init__(self, file: Path, folder: Path, sweep: SweepSpec, bench: Bench) -> None:
         self.file, self.folder, self.sweep = file, folder, sweep
-        self._experiment, self._circuit, self._card = bench.experiment, bench.circuit, bench.card
+        self.specs: _Specs = (bench.experiment, bench.circuit, bench.card)
         self._named: dict[bytes, Any] = {}
         self._data = {canonical(bench.experiment.data.model_dump(mode="json")): bench.data}
         self._hashed: tuple[DataSet | None, str] = (None, "")
 
     def point(self, number: int, values: Mapping[str, Any]) -> Point:
-        bench = self._build(values)
-        documents = Documents.of(bench)
-        die = documents.experiment.get("die")
-        data = data_digest(bench.data) if bench.data is not self._hashed[0] else self._hashed[1]
-        self._hashed = (bench.data, data)
+        specs, samples = self._build(values)
+        documents = Documents.of(*specs)
+        die = documents.experiment["die"]
+        data = data_digest(samples) if samples is not self._hashed[0] else self._hashed[1]
+        self._hashed = (samples, data)
         return Point(
             number=number,
             values={path: self._cell(path, value) for path, value in values.items()},
@@ -215,8 +218,12 @@ class _Base:
             return int(value) if isinstance(value, int) else number
         return label_of(value)
 
-    def _build(self, values: Mapping[str, Any]) -> Bench:
-        """Return the first die of a point; of axes that are not given the base's own values."""
+    def _build(self, values: Mapping[str, Any]) -> tuple[_Specs, DataSet]:
+        """Return what a point is made of; of axes that are not given the base's own values.
+
+        Raises:
+            CircuitsimError: its first die cannot be made.
+        """
         assignments: list[tuple[list[str], Any]] = []
         for path, value in values.items():
             if self.sweep.is_cases(path):
@@ -225,16 +232,14 @@ class _Base:
                 assignments.append((path.split("."), value))
         # A file replaces a whole document, which single values then change.
         assignments.sort(key=lambda item: not (len(item[0]) == 1 and item[0][0] in _FILES))
-        experiment: ExperimentSpec = self._experiment
-        circuit: NetworkSpec | Netlist = self._circuit
-        card: DeviceCard = self._card
+        experiment, circuit, card = self.specs
         edits: dict[str, list[tuple[list[str], Any]]] = {"experiment": [], "network": [], "cards": []}
         for parts, value in assignments:
             root = parts[0]
             if len(parts) == 1 and root in _FILES:
                 edits["experiment"].append((parts, value))
-                if root in ("card", "cards"):
-                    card = ideal_card() if value is None else self._file(root, value)
+                if root == "cards":
+                    card = self._cards(value)
                 elif value is not None:
                     circuit = self._file(root, value)
             elif root in ("network", "cards"):
@@ -250,41 +255,63 @@ class _Base:
             circuit = _edited(circuit, edits["network"], "network.")
         if edits["cards"]:
             card = _edited(card, edits["cards"], "cards.")
-        return _bench(experiment, circuit, card, self._samples(experiment), file=None)
+        samples = self._samples(experiment)
+        make_bench(experiment, circuit, card, samples, file=None)
+        if self.sweep.measure == "gradient" and experiment.use.kind != "in_situ":
+            rule, remedy = "has no gradient on the die before training", "Use in_situ, or measure: training."
+            raise SpecError(rule, field="use.kind", value=experiment.use.kind, remedy=remedy)
+        return (experiment, circuit, card), samples
 
     def _file(self, field: str, name: Any) -> Any:
         """Read a file that a value names."""
         known = canonical([field, name])
         if known not in self._named:
-            names = name if isinstance(name, list) else [name]
-            for one in names:
-                if not isinstance(one, str) or not (self.folder / one).exists():
-                    raise SpecError(
-                        "names a file that does not exist",
-                        field=field,
-                        value=one,
-                        remedy="Paths are relative to the experiment's own folder.",
-                    )
+            if not isinstance(name, str) or not (self.folder / name).exists():
+                raise SpecError(
+                    "names a file that does not exist",
+                    field=field,
+                    value=name,
+                    remedy="Paths are relative to the experiment's own folder.",
+                )
             if field == "network":
                 self._named[known] = load_network(self.folder / name)
-            elif field == "deck":
+            else:
                 from circuitsim.spice.reader import read_deck
 
                 self._named[known] = read_deck(self.folder / name).netlist
-            else:
-                self._named[known] = load_card(self.folder / name)
+        return self._named[known]
+
+    def _cards(self, value: Any) -> DeviceCard:
+        """Return the card of a value like that of an experiment's ``cards``."""
+        known = canonical(["cards", value])
+        if known not in self._named:
+            changed = _edited(self.specs[0], [(["cards"], value)], "")
+            self._named[known] = merged_cards(changed.cards, self.folder)
         return self._named[known]
 
     def _samples(self, experiment: ExperimentSpec) -> DataSet:
         known = canonical(experiment.data.model_dump(mode="json"))
         if known not in self._data:
-            self._data[known] = _load(experiment.data, self.folder)
+            self._data[known] = load_samples(experiment.data, self.folder)
         return self._data[known]
+
+
+def _dump(spec: Spec, **options: Any) -> dict[str, Any]:
+    return spec.model_dump(mode="json", by_alias=True, **options)
+
+
+def _plain(document: Any) -> Any:
+    """Return a netlist's document with its infinities by name, which JSON lacks and its reader takes."""
+    if isinstance(document, dict):
+        return {key: _plain(value) for key, value in document.items()}
+    if isinstance(document, list):
+        return [_plain(value) for value in document]
+    return repr(document) if document in (math.inf, -math.inf) else document
 
 
 def _digest(documents: Documents, data: str) -> str:
     """Return what identifies a point: all that its numbers depend on but the die."""
-    unread = {"name", "description", die_field(), *_FILES}
+    unread = {"name", "description", "die", *_FILES}
     experiment = {key: value for key, value in documents.experiment.items() if key not in unread}
     parts = [experiment, documents.network, documents.deck, documents.card, data]
     return hashlib.sha256(canonical(parts)).hexdigest()
@@ -312,8 +339,7 @@ def _edited(base: S, edits: Sequence[tuple[list[str], Any]], root: str) -> S:
     """
     if not edits:
         return base
-    document = base.model_dump(mode="json", by_alias=True, exclude_unset=True)
-    complete = base.model_dump(mode="json", by_alias=True)
+    document, complete = _dump(base, exclude_unset=True), _dump(base)
     for parts, value in edits:
         for keys, models in _places(base, type(base), parts, root):
             _assign(document, complete, keys, value, models)

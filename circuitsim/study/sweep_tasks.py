@@ -8,12 +8,13 @@ import json
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from circuitsim.chip import fabricate
 from circuitsim.data import DataSet
 from circuitsim.devices import DeviceCard
 from circuitsim.errors import CircuitsimError, SpecError
@@ -22,21 +23,20 @@ from circuitsim.netlist import Netlist
 from circuitsim.netlist.files import parse_netlist
 from circuitsim.network import NetworkSpec, parse_document
 from circuitsim.record.storage import publish
+from circuitsim.study.bench import Bench, load_samples, make_bench
 from circuitsim.study.experiment import DataSpec, ExperimentSpec
-from circuitsim.study.run import Bench, _bench, _load
-from circuitsim.study.sweep_points import Design, Documents, canonical, data_digest, die_field
+from circuitsim.study.sweep_points import Design, Documents, canonical, data_digest
 
 __all__ = ["Outcome", "Task", "read_result", "run_task", "tasks_of", "write_result"]
 
 RESULTS_FORMAT = 1
 """Version of what a task computes and of how its result is written; part of its key."""
 
-_MOST_RECENT = 8
+_MOST_RECENT = 4
 
 Metrics = dict[str, float]
-_Parsed = tuple[ExperimentSpec, NetworkSpec | Netlist, DeviceCard]
-_RECENT: dict[str, _Parsed] = {}
-"""What points say, by digest: the dies of a point share it."""
+_RECENT: dict[str, Bench] = {}
+"""A bench of each point that was met last, by digest."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -171,7 +171,7 @@ def _result(task: Task) -> dict[str, Any]:
 
 def _train(bench: Bench, name: str, estimator: Estimator, add: Any) -> None:
     trainer = bench.trainer(estimator)
-    for epoch in range(trainer.epochs):
+    for epoch in range(bench.epochs):
         try:
             metrics = trainer.epoch(epoch)
         except CircuitsimError as error:
@@ -201,8 +201,27 @@ def _plain(value: float) -> float | str:
 
 
 def _bench_of(task: Task) -> Bench:
-    experiment, circuit, card = _parsed(task)
-    experiment = experiment.model_copy(update={die_field(): task.die})
+    """Make a task ready. Dies of a point share its netlist and its plan: each is fabricated from these."""
+    if task.digest not in _RECENT:
+        if len(_RECENT) >= _MOST_RECENT:
+            _RECENT.clear()
+        _RECENT[task.digest] = _first_bench(task)
+    bench = _RECENT[task.digest]
+    experiment = bench.experiment.model_copy(update={"die": task.die})
+    return replace(
+        bench, experiment=experiment, chip=fabricate(bench.plan.netlist, bench.card, seed=task.die)
+    )
+
+
+def _first_bench(task: Task) -> Bench:
+    documents = task.documents
+    circuit: NetworkSpec | Netlist
+    if documents.deck is not None:
+        circuit = parse_netlist(documents.deck)
+    else:
+        assert documents.network is not None
+        circuit = parse_document(NetworkSpec, documents.network)
+    experiment = parse_document(ExperimentSpec, documents.experiment | {"die": task.die})
     data, digest = _data(canonical(experiment.data.model_dump(mode="json")), task.folder)
     if digest != task.data:
         raise SpecError(
@@ -210,27 +229,11 @@ def _bench_of(task: Task) -> Bench:
             field="data",
             remedy="Give every worker the same CIRCUITSIM_DATA.",
         )
-    return _bench(experiment, circuit, card, data, file=None)
-
-
-def _parsed(task: Task) -> _Parsed:
-    if task.digest not in _RECENT:
-        documents = task.documents
-        circuit: NetworkSpec | Netlist
-        if documents.deck is not None:
-            circuit = parse_netlist(documents.deck)
-        else:
-            assert documents.network is not None
-            circuit = parse_document(NetworkSpec, documents.network)
-        experiment = parse_document(ExperimentSpec, documents.experiment)
-        if len(_RECENT) >= _MOST_RECENT:
-            _RECENT.clear()
-        _RECENT[task.digest] = (experiment, circuit, parse_document(DeviceCard, documents.card))
-    return _RECENT[task.digest]
+    return make_bench(experiment, circuit, parse_document(DeviceCard, documents.card), data, file=None)
 
 
 @lru_cache(maxsize=4)
 def _data(spec: bytes, folder: str) -> tuple[DataSet, str]:
     """Return samples and their digest."""
-    data = _load(parse_document(DataSpec, json.loads(spec)), Path(folder))
+    data = load_samples(parse_document(DataSpec, json.loads(spec)), Path(folder))
     return data, data_digest(data)

@@ -1,0 +1,286 @@
+"""Figures of a sweep: accuracy and gradient cosine against an axis, each die a point, mean and spread."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from circuitsim.record.storage import failure
+from circuitsim.record.table import Table
+from circuitsim.report.curves import FLOOR
+from circuitsim.report.style import FAINT, PALETTE, new_figure, save, styled
+from circuitsim.report.sweep_summary import DieResults, die_results
+
+__all__ = ["build_sweep_figures", "write_sweep_figures"]
+
+_COLUMNS = 4
+_MOST_PANELS = 12
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_DECADES = 30.0
+"""Ratio of the largest to the smallest value from which an axis is logarithmic."""
+_MOST_POINTS = 20_000
+"""Dies that are drawn one by one, in all panels together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Quantity:
+    """What is drawn upwards."""
+
+    values: NDArray[np.float64]
+    label: str
+    digits: str
+    unit: str
+    more_is_better: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Panel:
+    """One combination of the axes that are not drawn along x."""
+
+    title: str
+    rows: NDArray[np.int64]
+
+
+def build_sweep_figures(table: Table) -> dict[str, Figure]:
+    """Return the figures that a sweep has data for: ``accuracy`` (or ``error``) and ``cosine``."""
+    found = die_results(table)
+    figures: dict[str, Figure] = {}
+    with styled():
+        if found.score_name is not None and np.isfinite(found.score).any():
+            accuracy = found.score_name == "test_accuracy"
+            quantity = _Quantity(
+                values=found.score * (100.0 if accuracy else 1e3),
+                label="test accuracy [%]" if accuracy else "test RMS error [mV]",
+                digits=".1f" if accuracy else ".3g",
+                unit=" %" if accuracy else " mV",
+                more_is_better=accuracy,
+            )
+            figures["accuracy" if accuracy else "error"] = _figure(table, found, quantity)
+        if np.isfinite(found.cosine).any():
+            quantity = _Quantity(
+                values=found.cosine,
+                label="cosine to exact gradient",
+                digits=".4g",
+                unit="",
+                more_is_better=True,
+            )
+            figures["cosine"] = _figure(table, found, quantity, distance=True)
+    return figures
+
+
+def write_sweep_figures(table: Table, folder: str | Path) -> list[Path]:
+    """Write the figures of a sweep as ``NAME-accuracy.png`` and so on, 1600 pixels wide.
+
+    Raises:
+        RecordError: the folder or a file cannot be written.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise failure(error, "make the folder for the figures", folder) from error
+    paths = []
+    for stem, figure in build_sweep_figures(table).items():
+        path = folder / f"{table.header['name']}-{stem}.png"
+        with styled():
+            save(figure, path)
+        paths.append(path)
+    return paths
+
+
+def _figure(table: Table, found: DieResults, quantity: _Quantity, *, distance: bool = False) -> Figure:
+    x = table.header["x"]
+    panels, pooled = _panels(table, found, x)
+    columns = min(_COLUMNS, len(panels))
+    bands = -(-len(panels) // columns)
+    levels = 2 if distance else 1
+    title = _title(table, found, quantity, x)
+    figure = new_figure(0.9 + bands * (5.0 if distance else 4.4 if bands == 1 else 3.0), title)
+    grid = figure.subplots(levels * bands, columns, squeeze=False)
+    lows = quantity.values[np.isfinite(quantity.values)]
+    margin = 0.06 * float(np.ptp(lows)) or 0.05 * abs(float(lows.max())) or 1.0
+    for place in range(bands * columns):
+        drawn = [grid[levels * (place // columns) + level][place % columns] for level in range(levels)]
+        if place >= len(panels):
+            for axes in drawn:
+                axes.set_axis_off()
+            continue
+        panel = panels[place]
+        top = drawn[0]
+        _draw(top, table, found, quantity.values, x, panel.rows)
+        top.set_title(panel.title)
+        top.set_ylim(float(lows.min()) - margin, float(lows.max()) + margin)
+        if distance:
+            bottom = drawn[1]
+            bottom.set_yscale("log")
+            _draw(bottom, table, found, np.maximum(1 - quantity.values, FLOOR), x, panel.rows)
+            low = float(np.maximum(1 - lows, FLOOR).min())
+            bottom.set_ylim(low / 5, 5.0)
+            if low <= 10 * FLOOR:
+                bottom.axhline(FLOOR, color=FAINT, linewidth=0.9, linestyle=(0, (2, 2)), zorder=1)
+            top.tick_params(labelbottom=False)
+        drawn[-1].set_xlabel(x)
+        labels = [quantity.label, "1 − cosine"]
+        for axes, label in zip(drawn, labels, strict=False):
+            if place % columns == 0:
+                axes.set_ylabel(label)
+            else:
+                axes.tick_params(labelleft=False)
+    handles, labels = grid[0][0].get_legend_handles_labels()
+    what = "points: dies; line and band: their mean and standard deviation"
+    if _scattered(table, x):
+        what = "each mark: a die at a point of the random design"
+    if pooled:
+        what += f"; all values of {', '.join(pooled)} together"
+    figure.legend(
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=min(4, max(1, len(labels))),
+        handlelength=3.2,
+        title=what,
+        title_fontsize=8.5,
+    )
+    return figure
+
+
+def _panels(table: Table, found: DieResults, x: str) -> tuple[list[_Panel], list[str]]:
+    """Return the panels, and the axes that are pooled in each of them."""
+    everything = [_Panel(title="", rows=np.arange(len(found.point)))]
+    others = [axis for axis in found.axes if axis != x and len(np.unique(found.axes[axis])) > 1]
+    # An axis that other labels of estimators tell apart needs no panels of its own.
+    others = [axis for axis in others if not _told_by_estimator(found, axis)]
+    if not others:
+        return everything, []
+    if table.header["random"]:
+        return everything, others
+    combinations: dict[tuple[Any, ...], list[int]] = {}
+    values = zip(*(found.axes[axis].tolist() for axis in others), strict=True)
+    for row, combination in enumerate(values):
+        combinations.setdefault(combination, []).append(row)
+    if len(combinations) > _MOST_PANELS:
+        return everything, others
+    panels = []
+    for combination, rows in combinations.items():
+        words = [f"{_short(axis)} {_value(v)}" for axis, v in zip(others, combination, strict=True)]
+        panels.append(_Panel(title=", ".join(words), rows=np.array(rows)))
+    return panels, []
+
+
+def _told_by_estimator(found: DieResults, axis: str) -> bool:
+    seen: dict[str, Any] = {}
+    pairs = zip(found.estimator.tolist(), found.axes[axis].tolist(), strict=True)
+    return all(seen.setdefault(estimator, value) == value for estimator, value in pairs)
+
+
+def _scattered(table: Table, x: str) -> bool:
+    return bool(table.header["random"] and table.header["axes"][x])
+
+
+def _draw(
+    axes: Axes,
+    table: Table,
+    found: DieResults,
+    values: NDArray[np.float64],
+    x: str,
+    rows: NDArray[np.int64],
+) -> None:
+    numeric = table.header["axes"][x]
+    ticks = list(dict.fromkeys(found.axes[x].tolist()))
+    names = list(dict.fromkeys(found.estimator.tolist()))
+    share = max(1, len(found.point) // _MOST_POINTS)
+    for number, name in enumerate(names):
+        mine = rows[(found.estimator[rows] == name) & np.isfinite(values[rows])]
+        colour = "#9A9A9A" if name.startswith("adjoint") else PALETTE[number % len(PALETTE)]
+        marker = _MARKERS[number % len(_MARKERS)]
+        if numeric:
+            places = found.axes[x][mine].astype(np.float64)
+        else:
+            # Side by side, where there is no order in which lines could run.
+            aside = 0.5 * (number - (len(names) - 1) / 2) / len(names)
+            places = np.array([ticks.index(value) for value in found.axes[x][mine].tolist()]) + aside
+        heights = values[mine]
+        if _scattered(table, x):
+            axes.plot(places, heights, marker, color=colour, markersize=5, alpha=0.7, label=name)
+            continue
+        axes.plot(
+            places[::share],
+            heights[::share],
+            ".",
+            color=colour,
+            markersize=4,
+            alpha=0.35,
+            markeredgewidth=0,
+            zorder=2,
+        )
+        at = np.unique(places)
+        groups = [heights[places == place] for place in at]
+        mean = np.array([group.mean() for group in groups])
+        spread = np.array([group.std(ddof=1) if len(group) > 1 else 0.0 for group in groups])
+        style: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 6, "label": name}
+        style |= {"markeredgecolor": "white", "markeredgewidth": 0.8, "zorder": 3 + 0.01 * number}
+        if numeric:
+            axes.plot(at, mean, **style)
+            axes.fill_between(at, mean - spread, mean + spread, color=colour, alpha=0.15, linewidth=0)
+        else:
+            axes.errorbar(at, mean, yerr=spread, linestyle="none", capsize=3, elinewidth=1.2, **style)
+    if numeric:
+        _scale(axes, np.array(ticks, dtype=np.float64))
+    else:
+        axes.set_xticks(range(len(ticks)), [_value(tick) for tick in ticks])
+        axes.set_xlim(-0.6, len(ticks) - 0.4)
+        axes.grid(visible=False, axis="x")
+
+
+def _scale(axes: Axes, ticks: NDArray[np.float64]) -> None:
+    positive = ticks[ticks > 0]
+    if not len(positive) or (ticks < 0).any() or positive.max() < _DECADES * positive.min():
+        return
+    if len(positive) == len(ticks):
+        axes.set_xscale("log")
+    else:
+        axes.set_xscale("symlog", linthresh=float(positive.min()))
+
+
+def _title(table: Table, found: DieResults, quantity: _Quantity, x: str) -> str:
+    names = list(dict.fromkeys(found.estimator[np.isfinite(quantity.values)].tolist()))
+    name = "corrected-centred" if "corrected-centred" in names else names[0]
+    rows = np.flatnonzero((found.estimator == name) & np.isfinite(quantity.values))
+    values, at = quantity.values[rows], found.axes[x][rows]
+    where = _short(x)
+
+    def said(value: float) -> str:
+        return f"{value:{quantity.digits}}{quantity.unit}"
+
+    if table.header["random"]:
+        best = int(values.argmax() if quantity.more_is_better else values.argmin())
+        return f"{name}: best {said(values[best])} at {where} {_value(at[best].item())}, of {len(rows)} dies"
+    ticks = list(dict.fromkeys(at.tolist()))
+    if table.header["axes"][x]:
+        ticks.sort()
+    means = [float(values[at == tick].mean()) for tick in ticks]
+    if len(ticks) == 1:
+        return f"{name}: {said(means[0])} at {where} {_value(ticks[0])}"
+    ends: Sequence[int] = (0, len(ticks) - 1)
+    if not table.header["axes"][x]:
+        ends = (int(np.argmax(means)), int(np.argmin(means)))
+    first, last = ends
+    return (
+        f"{name}: {said(means[first])} at {where} {_value(ticks[first])}, "
+        f"{said(means[last])} at {_value(ticks[last])}"
+    )
+
+
+def _short(axis: str) -> str:
+    return ".".join(axis.split(".")[-2:])
+
+
+def _value(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
