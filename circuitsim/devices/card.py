@@ -161,6 +161,14 @@ class StuckCard(Spec):
     anywhere: Relative = 0.0
     open: Relative = 0.0
 
+    @model_validator(mode="before")
+    @classmethod
+    def _words(cls, value: Any) -> Any:
+        # YAML 1.1 reads the words on and off as true and false.
+        if not isinstance(value, Mapping):
+            return value
+        return {"on" if key is True else "off" if key is False else key: item for key, item in value.items()}
+
     @model_validator(mode="after")
     def _at_most_all(self) -> StuckCard:
         if self.total > 1:

@@ -48,7 +48,34 @@ def test_units_are_understood(tmp_path: Path) -> None:
         (HEAD + "crossbar: {device_to_device: .nan}\n", "crossbar.device_to_device", ""),
         (HEAD + "crossbar: {device_to_device: lots}\n", "crossbar.device_to_device", ""),
         (HEAD + "crossbar: {device_to_devise: 0.1}\n", "crossbar.device_to_devise", "device_to_device"),
-        (HEAD + "transistor: {}\n", "transistor", "Known keys"),
+        (HEAD + "memristor: {}\n", "memristor", "Known keys"),
+        (HEAD + "transistor: {}\n", "transistor.threshold", "is required"),
+        (HEAD + "crossbar: {range: [2u, 1u]}\n", "crossbar", "range must rise"),
+        (HEAD + "crossbar: {programming: 1u}\n", "crossbar.programming", "needs a range"),
+        (HEAD + "crossbar: {levels: 1}\n", "crossbar.levels", "greater than or equal to 2"),
+        (HEAD + "crossbar: {stuck: {on: 0.6, off: 0.6}}\n", "crossbar.stuck", "more than all devices"),
+        (HEAD + "crossbar: {read_noise: [{kind: pink}]}\n", "crossbar.read_noise.0", "flicker"),
+        (HEAD + "crossbar: {range: [0, 1u], drift: {start: 1}}\n", "crossbar.drift", "needs a `kind`"),
+        (
+            HEAD + "crossbar: {range: [0, 1u], programming: [{log: 1, below: 0.5}]}\n",
+            "crossbar.programming",
+            "every piece but the last",
+        ),
+        (HEAD + "crossbar: {update: {step: 0}}\n", "crossbar.update.step", "greater than 0"),
+        (
+            HEAD + "crossbar: {update: {step: 0.1, kind: exponential}}\n",
+            "crossbar.update",
+            "kind exponential",
+        ),
+        (HEAD + "adc: {bits: 8, range: [1, 0]}\n", "adc", "range must rise"),
+        (HEAD + "wire: {table: {40n: 0}}\n", "wire.table.0.1", "greater than 0"),
+        (
+            HEAD
+            + "amplifier: {offset: 1m, input_pair: {width: 1u, length: 1u}}\n"
+            + "transistor: {threshold: 3n}\n",
+            "amplifier.offset",
+            "not both",
+        ),
         ("source: x\n", "name", "is required"),
         ("name: x\n", "source", "is required"),
     ],
@@ -63,6 +90,32 @@ def test_a_wrong_card_is_refused_with_file_and_field(
     assert error.value.field == field
     assert message in str(error.value)
     assert error.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "message"),
+    [
+        ("read_noise: [{kind: flicker, read_time: 1u}]", "crossbar.read_noise.0", "one of the two"),
+        (
+            "range: [0, 1u], drift: {kind: relaxation, steps: [{age: 2, sigma: 1n}, {age: 1, sigma: 2n}]}",
+            "crossbar.drift",
+            "ages must rise",
+        ),
+    ],
+)
+def test_laws_that_contradict_themselves_are_refused(
+    tmp_path: Path, text: str, field: str, message: str
+) -> None:
+    with pytest.raises(SpecError, match=message) as error:
+        load_card(write(tmp_path, f"{HEAD}crossbar: {{{text}}}\n"))
+    assert str(error.value.field).startswith(field)
+
+
+def test_the_words_on_and_off_are_keys(tmp_path: Path) -> None:
+    """YAML 1.1 takes them for true and false."""
+    card = load_card(write(tmp_path, HEAD + "crossbar: {stuck: {on: 0.1, off: 0.2, open: 0.05}}\n"))
+    stuck = card.crossbar.stuck
+    assert (stuck.on, stuck.off, stuck.anywhere, stuck.open) == (0.1, 0.2, 0.0, 0.05)
 
 
 def test_several_mistakes_are_named_at_once(tmp_path: Path) -> None:
