@@ -49,15 +49,15 @@ def command(
     """Run an experiment over the axes of a sweep, on many dies each; write a table (HDF5, CSV) and figures.
 
     Every point on every die is kept as soon as it is done: after Ctrl-C or a crash the same command goes
-    on, and ends with the same numbers whatever ran where. Prints test accuracy (%) or, of wanted
-    outputs, their error (mV, root mean square), and the cosine of the estimated gradient to the exact one, as
-    mean and standard deviation over dies.
+    on, and ends with the same numbers whatever ran where. Prints, as mean and standard deviation over dies,
+    test accuracy (%) or, of wanted outputs, their error (mV, root mean square), and the cosine of the
+    estimated gradient to the exact one.
 
     Example: circuitsim sweep runs/sweep-gain.yaml --workers 2
 
     JSON: {name, folder, table, csv, figures, tasks {total, done_before, lost}, seconds, points [{point, axes,
     estimator, dies, failed, test_accuracy (0 to 1; null without classes), test_rms_error (V; null with
-    classes), cosine; each {mean, std}}], failures [{point, die, reason}]}.
+    classes), cosine, relative_error: each {mean, std}; seconds}], failures [{point, die, reason}]}.
     """
     from circuitsim.study.sweep import run_sweep
 

@@ -1,7 +1,8 @@
-"""Figures of a sweep: accuracy and gradient cosine against an axis, each die a point, mean and spread."""
+"""Figures of a sweep: accuracy and gradient cosine against an axis; every die, mean and spread."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,23 @@ class _Quantity:
     digits: str
     unit: str
     more_is_better: bool
+    before: str = ""
+    near_one: bool = False
+    """Whether the distance from 1 matters: it is then drawn too, below."""
+
+    def said(self, value: float) -> str:
+        if self.near_one and 0 < 1 - value < 5e-4:
+            return f"cosine 1 − {1 - value:.0e}"
+        return f"{self.before}{value:{self.digits}}{self.unit}"
+
+    def limits(self) -> tuple[float, float]:
+        """Return the lowest and highest value to leave room for, the same in all panels."""
+        values = self.values[np.isfinite(self.values)]
+        low, high = float(values.min()), float(values.max())
+        if self.near_one:
+            low, high = min(low, 0.98), 1.0
+        margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
+        return low - margin, high + margin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +71,8 @@ def build_sweep_figures(table: Table) -> dict[str, Figure]:
     found = die_results(table)
     figures: dict[str, Figure] = {}
     with styled():
-        if found.score_name is not None and np.isfinite(found.score).any():
+        trained = table.header["measure"] == "training"
+        if trained and found.score_name is not None and np.isfinite(found.score).any():
             accuracy = found.score_name == "test_accuracy"
             quantity = _Quantity(
                 values=found.score * (100.0 if accuracy else 1e3),
@@ -67,11 +86,13 @@ def build_sweep_figures(table: Table) -> dict[str, Figure]:
             quantity = _Quantity(
                 values=found.cosine,
                 label="cosine to exact gradient",
-                digits=".4g",
+                digits=".3f",
                 unit="",
                 more_is_better=True,
+                before="cosine ",
+                near_one=True,
             )
-            figures["cosine"] = _figure(table, found, quantity, distance=True)
+            figures["cosine"] = _figure(table, found, quantity)
     return figures
 
 
@@ -95,17 +116,18 @@ def write_sweep_figures(table: Table, folder: str | Path) -> list[Path]:
     return paths
 
 
-def _figure(table: Table, found: DieResults, quantity: _Quantity, *, distance: bool = False) -> Figure:
-    x = table.header["x"]
+def _figure(table: Table, found: DieResults, quantity: _Quantity) -> Figure:
+    x, distance = table.header["x"], quantity.near_one
     panels, pooled = _panels(table, found, x)
     columns = min(_COLUMNS, len(panels))
     bands = -(-len(panels) // columns)
     levels = 2 if distance else 1
     title = _title(table, found, quantity, x)
+    if len(panels) > 1:
+        title += ", mean of all panels"
     figure = new_figure(0.9 + bands * (5.0 if distance else 4.4 if bands == 1 else 3.0), title)
     grid = figure.subplots(levels * bands, columns, squeeze=False)
-    lows = quantity.values[np.isfinite(quantity.values)]
-    margin = 0.06 * float(np.ptp(lows)) or 0.05 * abs(float(lows.max())) or 1.0
+    distances = np.maximum(1 - quantity.values, FLOOR)
     for place in range(bands * columns):
         drawn = [grid[levels * (place // columns) + level][place % columns] for level in range(levels)]
         if place >= len(panels):
@@ -115,13 +137,13 @@ def _figure(table: Table, found: DieResults, quantity: _Quantity, *, distance: b
         panel = panels[place]
         top = drawn[0]
         _draw(top, table, found, quantity.values, x, panel.rows)
-        top.set_title(panel.title)
-        top.set_ylim(float(lows.min()) - margin, float(lows.max()) + margin)
+        top.set_title(textwrap.fill(panel.title, 80 // columns))
+        top.set_ylim(*quantity.limits())
         if distance:
             bottom = drawn[1]
             bottom.set_yscale("log")
-            _draw(bottom, table, found, np.maximum(1 - quantity.values, FLOOR), x, panel.rows)
-            low = float(np.maximum(1 - lows, FLOOR).min())
+            _draw(bottom, table, found, distances, x, panel.rows)
+            low = float(np.nanmin(distances))
             bottom.set_ylim(low / 5, 5.0)
             if low <= 10 * FLOOR:
                 bottom.axhline(FLOOR, color=FAINT, linewidth=0.9, linestyle=(0, (2, 2)), zorder=1)
@@ -208,25 +230,31 @@ def _draw(
             places = np.array([ticks.index(value) for value in found.axes[x][mine].tolist()]) + aside
         heights = values[mine]
         if _scattered(table, x):
-            axes.plot(places, heights, marker, color=colour, markersize=5, alpha=0.7, label=name)
+            under = 1.5 if name.startswith("adjoint") else 3 + 0.01 * number
+            axes.plot(
+                places, heights, marker, color=colour, markersize=5, alpha=0.7, label=name, zorder=under
+            )
             continue
-        axes.plot(
-            places[::share],
-            heights[::share],
-            ".",
-            color=colour,
-            markersize=4,
-            alpha=0.35,
-            markeredgewidth=0,
-            zorder=2,
-        )
+        dies: dict[str, Any] = {
+            "color": colour,
+            "markersize": 6,
+            "alpha": 0.4,
+            "markeredgewidth": 0,
+            "zorder": 2,
+        }
+        axes.plot(places[::share], heights[::share], ".", **dies)
         at = np.unique(places)
         groups = [heights[places == place] for place in at]
         mean = np.array([group.mean() for group in groups])
         spread = np.array([group.std(ddof=1) if len(group) > 1 else 0.0 for group in groups])
         style: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 6, "label": name}
         style |= {"markeredgecolor": "white", "markeredgewidth": 0.8, "zorder": 3 + 0.01 * number}
-        if numeric:
+        if numeric and name.startswith("adjoint"):
+            # The exact reference, beneath those that agree with it.
+            axes.plot(
+                at, mean, color="#C9C9C9", linewidth=6.0, zorder=1.5, solid_capstyle="round", label=name
+            )
+        elif numeric:
             axes.plot(at, mean, **style)
             axes.fill_between(at, mean - spread, mean + spread, color=colour, alpha=0.15, linewidth=0)
         else:
@@ -256,30 +284,33 @@ def _title(table: Table, found: DieResults, quantity: _Quantity, x: str) -> str:
     values, at = quantity.values[rows], found.axes[x][rows]
     where = _short(x)
 
-    def said(value: float) -> str:
-        return f"{value:{quantity.digits}}{quantity.unit}"
-
     if table.header["random"]:
         best = int(values.argmax() if quantity.more_is_better else values.argmin())
-        return f"{name}: best {said(values[best])} at {where} {_value(at[best].item())}, of {len(rows)} dies"
+        reached = f"{quantity.said(values[best])} at {where} {_value(at[best].item())}"
+        return f"{name}: best {reached}, of {len(rows)} dies"
     ticks = list(dict.fromkeys(at.tolist()))
     if table.header["axes"][x]:
         ticks.sort()
     means = [float(values[at == tick].mean()) for tick in ticks]
     if len(ticks) == 1:
-        return f"{name}: {said(means[0])} at {where} {_value(ticks[0])}"
+        return f"{name}: {quantity.said(means[0])} at {where} {_value(ticks[0])}"
     ends: Sequence[int] = (0, len(ticks) - 1)
     if not table.header["axes"][x]:
         ends = (int(np.argmax(means)), int(np.argmin(means)))
     first, last = ends
     return (
-        f"{name}: {said(means[first])} at {where} {_value(ticks[first])}, "
-        f"{said(means[last])} at {_value(ticks[last])}"
+        f"{name}: {quantity.said(means[first])} at {where} {_value(ticks[first])}, "
+        f"{quantity.said(means[last])} at {_value(ticks[last])}"
     )
 
 
 def _short(axis: str) -> str:
-    return ".".join(axis.split(".")[-2:])
+    """Return the end of a path, from the last name before it on: ``estimators.0.beta``, ``hidden.size``."""
+    parts = axis.split(".")
+    first = len(parts) - 2
+    while first > 0 and (parts[first].isdigit() or parts[first] == "*"):
+        first -= 1
+    return ".".join(parts[max(first, 0) :])
 
 
 def _value(value: Any) -> str:

@@ -12,7 +12,7 @@ from circuitsim.record.table import Table
 
 __all__ = ["DieResults", "die_results", "summary", "summary_rows"]
 
-_COSINE = "cosine/"
+_COSINE, _ERROR = "cosine/", "relative_error/"
 _SCORES = ("test_accuracy", "test_rms_error")
 
 
@@ -25,6 +25,8 @@ class DieResults:
         score: at the last epoch: accuracy (0 to 1), or RMS error [V]; NaN where the estimator failed.
         score_name: ``test_accuracy`` or ``test_rms_error``; None where neither was measured.
         cosine: of the estimate to the exact gradient, mean over epochs and crossbars.
+        relative_error: of the estimate, likewise.
+        seconds: that it took, without tests.
         failed: whether an error ended it.
     """
 
@@ -35,6 +37,8 @@ class DieResults:
     score: NDArray[np.float64]
     score_name: str | None
     cosine: NDArray[np.float64]
+    relative_error: NDArray[np.float64]
+    seconds: NDArray[np.float64]
     failed: NDArray[np.bool_]
 
 
@@ -47,16 +51,20 @@ def die_results(table: Table) -> DieResults:
         places.setdefault(key, []).append(row)
     errors = columns["error"]
     score_name = next((name for name in _SCORES if name in columns), None)
-    cosines = [column for name, column in columns.items() if name.startswith(_COSINE)]
-    score, cosine, failed = [], [], []
+    kinds = [[c for name, c in columns.items() if name.startswith(kind)] for kind in (_COSINE, _ERROR)]
+    score: list[float] = []
+    cosine: list[float] = []
+    relative_error: list[float] = []
+    failed: list[bool] = []
     for rows in places.values():
         wrong = any(errors[row] for row in rows)
         failed.append(wrong)
         last = columns[score_name][rows[-1]] if score_name is not None else np.nan
         score.append(np.nan if wrong else last)
-        values = np.array([column[rows] for column in cosines])
-        values = values[np.isfinite(values)]
-        cosine.append(values.mean() if len(values) and not wrong else np.nan)
+        for means, found in zip((cosine, relative_error), kinds, strict=True):
+            values = np.array([column[rows] for column in found])
+            values = values[np.isfinite(values)]
+            means.append(values.mean() if len(values) and not wrong else np.nan)
     first = [rows[0] for rows in places.values()]
     return DieResults(
         point=columns["point"][first],
@@ -66,6 +74,8 @@ def die_results(table: Table) -> DieResults:
         score=np.array(score, dtype=np.float64),
         score_name=score_name,
         cosine=np.array(cosine, dtype=np.float64),
+        relative_error=np.array(relative_error, dtype=np.float64),
+        seconds=np.array([table.aside["seconds"][rows].sum() for rows in places.values()]),
         failed=np.array(failed, dtype=np.bool_),
     )
 
@@ -74,7 +84,8 @@ def summary(table: Table) -> list[dict[str, Any]]:
     """Return mean and standard deviation over dies for every point and estimator, as plain values.
 
     Keys: ``point``, ``axes``, ``estimator``, ``dies`` (with a result), ``failed``, ``test_accuracy`` or
-    ``test_rms_error`` and ``cosine``, these as ``{mean, std}``; ``std`` is None for a single die.
+    ``test_rms_error``, ``cosine`` and ``relative_error`` to the exact gradient, these as ``{mean, std}``
+    with ``std`` None for a single die, and ``seconds``, the median over dies.
     """
     found = die_results(table)
     groups: dict[tuple[int, str], list[int]] = {}
@@ -94,38 +105,40 @@ def summary(table: Table) -> list[dict[str, Any]]:
                     for name in _SCORES
                 },
                 "cosine": _spread(found.cosine[members]),
+                "relative_error": _spread(found.relative_error[members]),
+                "seconds": float(np.median(found.seconds[members])),
             }
         )
     return rows
 
 
 def summary_rows(table: Table) -> tuple[list[str], list[list[str]]]:
-    """Return column titles and rows of text, one per point and estimator."""
+    """Return column titles and rows of text, one per point and estimator.
+
+    After training the score on the test set is shown; before it the gradient's relative error.
+    """
     rows = summary(table)
     axes = list(table.header["axes"])
+    trained = table.header["measure"] == "training"
     in_volts = any(row["test_rms_error"] for row in rows)
     failed = any(row["failed"] for row in rows)
-    columns = [
-        *axes,
-        "estimator",
-        "dies",
-        *(["failed"] if failed else []),
-        "test RMS [mV]" if in_volts else "test [%]",
-        "cosine",
-    ]
+    score = "test RMS [mV]" if in_volts else "test [%]"
+    columns = [*axes, "estimator", "dies", *(["failed"] if failed else [])]
+    columns += [score, "cosine", "time [s]"] if trained else ["cosine", "relative error", "time [ms]"]
     lines = []
     for row in rows:
-        score = row["test_rms_error"] if in_volts else row["test_accuracy"]
-        lines.append(
-            [
-                *(_cell(row["axes"][axis]) for axis in axes),
-                row["estimator"],
-                str(row["dies"]),
-                *([str(row["failed"]) if row["failed"] else ""] if failed else []),
-                _plus_minus(score, 1e3 if in_volts else 100.0, ".3g" if in_volts else ".2f"),
-                _cosine(row["cosine"]),
-            ]
-        )
+        line = [*(_cell(row["axes"][axis]) for axis in axes), row["estimator"], str(row["dies"])]
+        if failed:
+            line.append(str(row["failed"] or ""))
+        if trained and in_volts:
+            line.append(_plus_minus(row["test_rms_error"], 1e3, ".3g"))
+        elif trained:
+            line.append(_plus_minus(row["test_accuracy"], 100.0, ".2f"))
+        line.append(_cosine(row["cosine"]))
+        if not trained:
+            line.append(_plus_minus(row["relative_error"], 1.0, ".1e"))
+        line.append(f"{row['seconds']:.2f}" if trained else f"{1e3 * row['seconds']:.1f}")
+        lines.append(line)
     return columns, lines
 
 
