@@ -158,10 +158,13 @@ def gather(layers: Layers, values: Values, precision: str, last: Weights | None 
         halves = [g for _, g in n.device_conductances(link.crossbar, values)]
         g_plus, g_minus = halves[0], halves[1] if len(halves) == 2 else None
         if link.wired:
+            before = None if last is None else last.blocks[number]
             block = WiredBlock(
                 link.crossbar,
                 np.asarray(g_plus, dtype=np.float64),
                 None if g_minus is None else np.asarray(g_minus, dtype=np.float64),
+                # Training asks for as many samples again.
+                reduce=before is not None and before.reduced,
             )
             blocks.append(block)
             signed.append(np.empty((0, 0), dtype=dtype))

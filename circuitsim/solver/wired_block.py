@@ -48,9 +48,12 @@ class WiredBlock:
         crossbar: with ``r_wire`` > 0.
         g_plus: (M, N) S.
         g_minus: (M, N) S, for differential pairs.
+        reduce: form Y with the first samples, because many will follow.
     """
 
-    def __init__(self, crossbar: Crossbar, g_plus: FloatArray, g_minus: FloatArray | None) -> None:
+    def __init__(
+        self, crossbar: Crossbar, g_plus: FloatArray, g_minus: FloatArray | None, *, reduce: bool = False
+    ) -> None:
         self.crossbar = crossbar
         self.conductance = crossbar.cells(
             np.asarray(g_plus, dtype=np.float64), None if g_minus is None else np.asarray(g_minus, np.float64)
@@ -67,9 +70,14 @@ class WiredBlock:
         """
         self.load_bit = _load(self._sweeps.bit_leak, bit_head, crossbar.r_wire)[:: self._columns]
         """(N,) S, likewise."""
-        self._served = 0
+        self._served = sum(self.conductance.shape) if reduce else 0
         self._admittance: FloatArray | None = None
         self._last: _Known | None = None
+
+    @property
+    def reduced(self) -> bool:
+        """Whether Y has been formed."""
+        return self._admittance is not None
 
     @property
     def admittance(self) -> FloatArray:
