@@ -1,0 +1,1 @@
+"""Device cards from measured devices."""
