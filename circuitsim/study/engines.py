@@ -197,8 +197,8 @@ class Cluster:
     """
 
     address: str
-    timeout: float = 30.0
-    """Seconds to wait for the scheduler, and for its first worker."""
+    timeout: float = 15.0
+    """Seconds to wait for the scheduler, and again for its first worker."""
 
     def run(self, tasks: Sequence[Task]) -> Iterator[Outcome]:
         """Yield outcomes.
@@ -239,7 +239,7 @@ class Cluster:
         slots = max(1, sum(client.nthreads().values()))
         queue = TaskQueue(tasks, workers=slots)
         busy: dict[Any, list[Task]] = {}
-        completed = distributed.as_completed()
+        completed = distributed.as_completed(loop=client.loop)
 
         def refill() -> None:
             # One more for each worker, to begin with as soon as it is free.
