@@ -147,7 +147,7 @@ class Chip:
                     halves.append(None)
                     continue
                 step = g - old if array.factor is None else (g - old) * array.factor
-                halves.append(self._masked(name, array.held(np.maximum(had + step, 0.0))))
+                halves.append(self._masked(name, array.reached(np.maximum(had + step, 0.0))))
             assert halves[0] is not None
             present[name] = halves[0], halves[1]
         copy = None if self.copy is None else self.copy.moved(target)
@@ -165,7 +165,8 @@ class Chip:
 
         With ``tolerance`` [fraction of the window] each device is read back and written again until it is
         that close to its target, or has had ``budget`` writes: write-verify. The reads are exact. ``only``
-        (masks per crossbar and half) leaves the other devices as they are.
+        (masks per crossbar and half) leaves the other devices as they are. With a card that has an update
+        curve and no programming noise, a write is a train of pulses.
         """
         target = self.checked(target)
         present: dict[str, tuple[FloatArray, FloatArray | None]] = {}
@@ -179,22 +180,22 @@ class Chip:
                     continue
                 array = self.arrays[name][place]
                 assert array is not None
+                before = self.written[name][place]
+                assert before is not None
                 generator = stream(self.seed, *self.path, "write", name, half, self.writes)
                 asked = g.astype(np.float64)
-                found = written(self.card.crossbar, array, asked, generator)
-                tries = np.ones(array.shape, dtype=np.int64)
+                found, tries = self._try(array, before.astype(np.float64), asked, generator)
                 if tolerance is not None:
                     allowed = tolerance * (crossbar.g_max - crossbar.g_min)
                     for _ in range(budget - 1):
                         off = np.abs(found - asked) > allowed
                         if not off.any():
                             break
-                        found = np.where(off, self._again(array, asked, found, generator), found)
-                        tries += off
+                        again, more = self._try(array, found, asked, generator, again=True)
+                        found = np.where(off, again, found)
+                        tries += np.where(off, more, 0)
                     missed += int((np.abs(found - asked) > allowed).sum())
                 if only is not None:
-                    before = self.written[name][place]
-                    assert before is not None
                     found = np.where(only[name][place], found, before)
                     tries = np.where(only[name][place], tries, 0)
                 count += int(tries.sum())
@@ -207,15 +208,32 @@ class Chip:
         if copy is not None:
             copy = copy.write(target, tolerance=tolerance, budget=budget, only=only)
         chip = self._with(present, target=target, copy=copy, report=report)
-        return replace(chip, matched=self.card.crossbar.programming is None and self.matched)
+        crossbar = self.card.crossbar
+        noiseless = crossbar.programming is None and crossbar.update is None
+        return replace(chip, matched=noiseless and self.matched)
 
-    def _again(
-        self, array: DeviceArray, asked: FloatArray, found: FloatArray, generator: np.random.Generator
-    ) -> FloatArray:
-        """Write again, asking for what is missing on top of what was asked for."""
+    def _try(
+        self,
+        array: DeviceArray,
+        before: FloatArray,
+        asked: FloatArray,
+        generator: np.random.Generator,
+        *,
+        again: bool = False,
+    ) -> tuple[FloatArray, Any]:
+        """Return conductances after one write, and how many pulses it took.
+
+        Where a card knows the update curve alone, a write is as many pulses as nominally lead from the
+        present conductance to the one asked for. A repeated write asks for what is missing on top.
+        """
+        card = self.card.crossbar
+        if card.update is not None and card.programming is None:
+            step = conductance_step(card.update, array.window)
+            counts = np.rint((asked - before) / step).astype(np.int64)
+            return pulsed_half(card.update, array, before, counts, generator), np.abs(counts)
         low, high = array.window
-        corrected = np.clip(asked + (asked - found), low, high)
-        return written(self.card.crossbar, array, corrected, generator)
+        target = np.clip(asked + (asked - before), low, high) if again else asked
+        return written(card, array, target, generator), np.ones(array.shape, dtype=np.int64)
 
     def pulsed(self, counts: Mapping[str, tuple[FloatArray, FloatArray | None]]) -> Chip:
         """Return the die after pulses on its devices: ``counts`` (M, N), positive for up.
@@ -389,13 +407,14 @@ class Chip:
     ) -> tuple[FloatArray, FloatArray | None]:
         if self.exact:
             return pair
-        plus, minus = self.mismatch[name]
-        arrays = self.arrays[name]
-        first = arrays[0].held(pair[0] * plus) if arrays[0].stuck is not None else pair[0] * plus
-        if pair[1] is None or minus is None or arrays[1] is None:
-            return self._masked(name, first), None
-        second = pair[1] * minus
-        return self._masked(name, first), self._masked(name, arrays[1].held(second))
+        halves: list[FloatArray | None] = []
+        for g, factor, array in zip(pair, self.mismatch[name], self.arrays[name], strict=True):
+            if g is None or factor is None or array is None:
+                halves.append(None)
+                continue
+            halves.append(self._masked(name, array.reached(g if array.factor is None else g * factor)))
+        assert halves[0] is not None
+        return halves[0], halves[1]
 
     def _halves(self, name: str, pair: Any, change: Any) -> tuple[FloatArray, FloatArray | None]:
         """Return both halves as ``change(array, g, half)`` makes them, in their own precision."""

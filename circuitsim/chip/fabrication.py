@@ -122,8 +122,8 @@ def _network(netlist: Netlist, card: DeviceCard, seed: int, path: tuple[str, ...
             exact = exact and array.exact
             halves.append(array)
             factors.append(np.ones(crossbar.shape) if array.factor is None else array.factor)
-            found = array.held(g if array.factor is None else g * array.factor)
-            if crossbar.mask is not None and array.stuck is not None:
+            found = array.reached(g if array.factor is None else g * array.factor)
+            if crossbar.mask is not None and not array.exact:
                 found = np.where(crossbar.mask, found, 0.0)
             shown.append(found)
         assert halves[0] is not None

@@ -60,10 +60,17 @@ class DeviceArray:
     """Standard normal (M, N): where each device lies in the spread of drift exponents."""
     update: UpdateCurves | None = None
 
+    reach: tuple[FloatArray, FloatArray] | None = None
+    """Bounds of each device (M, N) S where these spread; else they are those of the window."""
+
     @property
     def exact(self) -> bool:
         """Whether a write gives what it asks for on every device."""
-        return self.factor is None and self.stuck is None
+        return self.factor is None and self.stuck is None and self.reach is None
+
+    def reached(self, g: FloatArray) -> FloatArray:
+        """Return conductances within each device's bounds, and those of stuck devices put in."""
+        return self.held(g if self.reach is None else np.clip(g, *self.reach))
 
     def held(self, g: FloatArray) -> FloatArray:
         """Return conductances with those of stuck devices put in."""
@@ -93,8 +100,16 @@ def fabricated(
             trap = draw("trap").random(shape) < noise.fraction
     if isinstance(card.drift, PowerLawDrift):
         drift = draw("drift").standard_normal(shape)
+    reach = None
     if card.update is not None:
         update = _curves(card, shape, draw)
+        if card.update.bound_up_spread or card.update.bound_down_spread:
+            half = 0.5 * (window[1] - window[0])
+            scale = 1.0 if factor is None else factor
+            low, high = (
+                np.maximum(window[0] + (w + 1) * half, 0.0) * scale for w in (update.low, update.high)
+            )
+            reach = low, high
     return DeviceArray(
         shape=shape,
         window=window,
@@ -104,6 +119,7 @@ def fabricated(
         trap=trap,
         drift=drift,
         update=update,
+        reach=reach,
     )
 
 
@@ -152,7 +168,7 @@ def written(card: CrossbarCard, array: DeviceArray, target: FloatArray, generato
         g = np.maximum(g + spread * generator.standard_normal(array.shape), 0.0)
     elif array.factor is not None:
         g = g * array.factor
-    return array.held(g)
+    return array.reached(g)
 
 
 def drifted(
