@@ -13,6 +13,8 @@ from circuitsim.errors import CircuitsimError, SpecError
 if TYPE_CHECKING:
     from circuitsim.devices import DeviceCard
 
+_WORDS = {"device_to_device": "mismatch", "read_noise": "read noise"}
+
 app = typer.Typer(invoke_without_command=True, rich_markup_mode=None, add_completion=False)
 
 
@@ -27,7 +29,7 @@ def command(
     """List device cards: what each describes, conductances for which it holds (S), spreads, source.
 
     Spreads: of a write at the largest conductance (S), of fabrication (%), of update steps (%), of offsets
-    and thresholds (V, mV um).
+    and thresholds (V, mV um); wires: ohm per segment.
 
     Example: circuitsim devices --folder devices
 
@@ -41,14 +43,20 @@ def command(
         print_json([{key: value for key, value in item.items() if key != "spread"} for item in found])
         return
     rows = [
-        [item["name"], ", ".join(item["sections"]), _range(item["range"]), item["spread"], _short(item)]
+        [
+            item["name"],
+            ", ".join(_WORDS.get(section, section) for section in item["sections"]),
+            _range(item["range"]),
+            item["spread"],
+            _short(item),
+        ]
         for item in found
     ]
     count = f"{len(found)} device card{'' if len(found) == 1 else 's'}"
     where = "" if folder is None else f" in {folder}"
     print_table(
         f"{count}{where}",
-        ["card", "describes", "range", "spread", "source"],
+        ["card", "describes", "range", "spread or value", "source"],
         rows,
         left=(0, 1, 2, 3, 4),
     )
@@ -197,6 +205,9 @@ def _spread(card: DeviceCard) -> str:
         part = getattr(card, name)
         if part is not None:
             found.append(f"{name.upper()} {part.bits} bits")
+    if card.wire is not None and card.wire.table:
+        ohms = [ohm for _, ohm in card.wire.table]
+        found.append(f"{min(ohms):.3g} ... {max(ohms):.3g} ohm")
     return ", ".join(found)
 
 

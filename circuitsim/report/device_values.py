@@ -129,7 +129,9 @@ def card_sections(card: DeviceCard) -> list[str]:
             found.append(name)
             continue
         found += [
-            part for part in section.model_fields if part in section.model_fields_set and part != "range"
+            part
+            for part in type(section).model_fields
+            if part in section.model_fields_set and part != "range"
         ]
     return found
 
