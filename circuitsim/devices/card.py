@@ -241,8 +241,7 @@ class CrossbarCard(Spec):
     ``range`` [S] is where the card holds: a conductance window outside it is refused. x in curves is g over
     its upper end. ``levels`` is how many conductances a write can ask for, evenly spread over the window.
     Present conductance after a write: ``target (1 + N(0, device_to_device)) + N(0, programming(x))``,
-    never below 0; the first draw is the die's, the second the write's. ``write_verify`` is the spread of a
-    write that was verified and repeated as its source did, where that was published.
+    never below 0; the first draw is the die's, the second the write's.
     ``nonlinearity`` is V0 [V] in ``i = g V0 sinh(v / V0)``; see `circuitsim.chip.nonlinear`.
     """
 
