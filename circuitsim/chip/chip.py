@@ -208,8 +208,8 @@ class Chip:
         if copy is not None:
             copy = copy.write(target, tolerance=tolerance, budget=budget, only=only)
         chip = self._with(present, target=target, copy=copy, report=report)
-        crossbar = self.card.crossbar
-        noiseless = crossbar.programming is None and crossbar.update is None
+        devices = self.card.crossbar
+        noiseless = devices.programming is None and devices.update is None
         return replace(chip, matched=noiseless and self.matched)
 
     def _try(

@@ -39,7 +39,10 @@ class NoiseAwareTrainer(Trainer):
         """Learn once: the gradient is that of a die drawn for this step, set to the present conductances."""
         self._steps += 1
         seed = int(stream(self.seed, "noise aware", self._steps).integers(2**62))
-        die = fabricate(self.plan.netlist, self.card, seed=seed, copy=False).write(self.chip.target)
+        die = fabricate(self.plan.netlist, self.card, seed=seed, copy=False)
+        # Where a card has no noise of writing, its devices' mismatch and bounds are what there is.
+        noisy = self.card.crossbar.programming is not None
+        die = die.write(self.chip.target) if noisy else die.reprogrammed(self.chip.target)
         values = _between(self.chip.values, die.values, self.noise)
         phases = Phases(plan=self.plan, values=values, cost=self.cost, settings=self.settings)
         gradient = self.estimator.estimate(phases, self.train.inputs[rows], self._targets[rows])
