@@ -20,6 +20,7 @@ from circuitsim.netlist.tables import FloatArray
 from circuitsim.network import parse_network
 from circuitsim.solver import Correction, Drive, OperatingPoint, SolverSettings, build_plan, compiled, solve
 from circuitsim.solver.layered import LayeredPlan
+from circuitsim.spice import NgspiceEngine, crosscheck_point, with_inputs
 
 LAYERED = SolverSettings(method="layered", relative_tolerance=1e-13, voltage_tolerance=1e-13)
 LAYERED = replace(LAYERED, max_iterations=2000)
@@ -317,6 +318,23 @@ def test_each_fault_alone(kind: str) -> None:
         if kind == "anchor_current" and synapse == "buffered":
             assert faults.anchor_current
         agree(netlist, 3, faults, "quadratic")
+
+
+@pytest.mark.ngspice
+@pytest.mark.parametrize("synapse", ["buffered", "virtual ground", "differential amplifier"])
+def test_ngspice_agrees(synapse: str, ngspice: str) -> None:
+    netlist = network("tanh", synapse, seed=2)
+    inputs = random_inputs(2, 1, netlist.inputs.size)
+    faults = correction(netlist, 2)
+    nudge = random_nudge(2, "quadratic", 0.05, 1, len(netlist.outputs.pos), conductance=1e-5)
+    point = phase(netlist, inputs, nudge, faults, LAYERED)
+    anchor = solve(build_plan(netlist), netlist.values(), inputs, GENERAL)
+    circuit = nudged_netlist(faulty_circuit(netlist, inputs, anchor, faults), nudge)
+    engine = NgspiceEngine(program=ngspice, timeout=60.0)
+    check = crosscheck_point(with_inputs(circuit, inputs[0]), point.node_voltage[0], engine=engine)
+    assert check.worst_difference < 1e-9, check.worst_node
+    perfect = phase(netlist, inputs, nudge, None, LAYERED)
+    assert np.abs(perfect.node_voltage - point.node_voltage).max() > 1e-5
 
 
 def test_errors_of_the_anchor_move_a_phase_without_a_nudge() -> None:
