@@ -52,6 +52,7 @@ class DyadicBP:
             phases.cost.nudge(targets, 1.0).current,
             steps,
             phases.settings,
+            dual=phases.dual,
         )
         y = np.asarray(layered.read(point.layers[layered.structure.output_layer]), dtype=np.float64)
         return Gradient(

@@ -38,8 +38,8 @@ class Phases:
     as (B, N) V, whatever the method.
 
     ``correction`` says what is wrong with the corrected phase's amplifiers, ``dual`` which devices the
-    dyadic phase's second network has; None is a perfect correction, and an exact copy. No other phase knows
-    of them.
+    dyadic phase's second network has, clocked or not; None is a perfect correction, and an exact copy. No
+    other phase knows of them.
     """
 
     plan: Plan

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from circuitsim.errors import NetlistError
 from circuitsim.netlist import Values
 from circuitsim.netlist.tables import FloatArray
+from circuitsim.solver.dual import DualNetwork
 from circuitsim.solver.layered import FreePoint, LayerChange, LayeredPlan
 from circuitsim.solver.point import SolverSettings
 
@@ -29,14 +30,20 @@ def clocked_steps(
     output_slope: Callable[[FloatArray], FloatArray],
     steps: int,
     settings: SolverSettings,
+    *,
+    dual: DualNetwork | None = None,
 ) -> tuple[FreePoint, LayerChange]:
     """Return the circuit m and the dual voltages d after ``steps`` clock steps from zero.
 
-    ``output_slope`` gives dC/dy (B, K) A at outputs y (B, K) V.
+    ``output_slope`` gives dC/dy (B, K) A at outputs y (B, K) V. With ``dual`` the copy has devices of its
+    own.
 
     Raises:
-        NetlistError: the network has loops, so that no number of steps is exact.
+        NetlistError: the network has loops, so that no number of steps is exact; or a copy that does not
+            fit.
     """
+    if dual is not None:
+        dual.check(plan.netlist)
     if not plan.structure.feedforward or any(not bank.one_way for bank in plan.netlist.banks):
         raise NetlistError(
             "clocked steps need a feedforward network of buffered synapses",
@@ -49,4 +56,4 @@ def clocked_steps(
             object=plan.netlist.title,
             remedy="Use the dyadic estimator, or ideal wires.",
         )
-    return plan.clocked(values, inputs, output_slope, steps, settings)
+    return plan.clocked(values, inputs, output_slope, steps, settings, dual)

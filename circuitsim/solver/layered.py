@@ -302,6 +302,7 @@ class LayeredPlan:
         output_slope: Callable[[FloatArray], FloatArray],
         steps: int,
         settings: SolverSettings,
+        dual: DualNetwork | None = None,
     ) -> tuple[FreePoint, LayerChange]:
         """Return the circuit m and its transposed copy d after unit steps from zero; see `clocked_steps`."""
         w = self.weights(values, settings.precision)
@@ -310,34 +311,45 @@ class LayeredPlan:
         m, layers = system.state, range(len(self.layers))
         d = [np.zeros_like(x) for x in m]
         for _ in range(steps):
-            banks = self.bank_points(w, m)
+            at = self._clocked_point(w, words, inputs, m, steps)
+            slopes: list[Array | float] | None = None
+            if dual is not None:
+                slopes, at = self._copy(at, dual, settings.precision)
             settled = [system.settled(layer) for layer in layers]
-            d = [self._dual(w, layer, m, d, banks, output_slope) for layer in layers]
+            d = [self._dual(at, layer, d, slopes, output_slope) for layer in layers]
             for layer in layers:
                 system.place(layer, settled[layer])
             m = list(system.state)
-        count = np.full(len(inputs), steps, dtype=np.int64)
-        status = np.zeros(len(inputs), dtype=np.int8)
-        point = FreePoint(
+        point = self._clocked_point(w, words, inputs, m, steps)
+        change = LayerChange("transposed", tuple(d), point.iterations, point.status)
+        if dual is None:
+            return point, change
+        at = self._copy(point, dual, settings.precision)[1]
+        driven = self._driven(at.weights, "transposed", at.banks, d, None)
+        return point, replace(change, driven=driven, copy=at.weights)
+
+    def _clocked_point(
+        self, w: Weights, words: list[Words | None], inputs: Array, m: list[Array], steps: int
+    ) -> FreePoint:
+        return FreePoint(
             weights=w,
             inputs=inputs,
             words=words,
             layers=m,
             banks=self.bank_points(w, m),
-            iterations=count,
-            status=status,
+            iterations=np.full(len(inputs), steps, dtype=np.int64),
+            status=np.zeros(len(inputs), dtype=np.int8),
         )
-        return point, LayerChange("transposed", tuple(d), count, status)
 
     def _dual(
         self,
-        w: Weights,
+        at: FreePoint,
         layer: int,
-        m: list[Array],
         d: list[Array],
-        banks: list[BankPoint],
+        slopes: list[Array | float] | None,
         output_slope: Callable[[FloatArray], FloatArray],
     ) -> Array:
+        w, m, banks = at.weights, at.layers, at.banks
         current = np.zeros_like(d[layer])
         if layer == self.structure.output_layer:
             current -= self.spread(output_slope(self.read(m[layer])).astype(w.dtype), m[layer])
@@ -345,7 +357,8 @@ class LayeredPlan:
             if link.source == "bank" and self.structure.bank_layer[link.index] == layer:
                 bit = d[link.target] if link.sense < 0 else w.fixed.sense[link.sense] * d[link.target]
                 current += banks[link.index].slope * (bit @ w.signed[number].T)
-        return current / (w.load[layer] + self.diode_slopes(w, layer, m[layer]))
+        slope = self.diode_slopes(w, layer, m[layer]) if slopes is None else slopes[layer]
+        return current / (w.load[layer] + slope)
 
     def read(self, layer_voltage: Array) -> Array:
         """Return the outputs (B, K) V from the voltages of the output layer."""

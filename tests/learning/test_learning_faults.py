@@ -17,7 +17,7 @@ from circuits import (
 from learners import TIGHT, Case, case, random_case, relative
 
 from circuitsim.errors import ConvergenceError, NetlistError
-from circuitsim.learning import EP, Adjoint, AsymEP, Dyadic
+from circuitsim.learning import EP, Adjoint, AsymEP, Dyadic, DyadicBP
 from circuitsim.netlist import Netlist, Values
 from circuitsim.netlist.tables import FloatArray
 from circuitsim.solver import (
@@ -267,6 +267,17 @@ def device_drops(crossbar: Any, g: FloatArray, line: FloatArray, volts: FloatArr
         current[:, bit[sensed, i]] += bit_head * volts[:, crossbar.bit[i]]
     x = np.linalg.solve(matrix, current.T).T
     return x[:, word] - x[:, bit]
+
+
+@pytest.mark.parametrize("synapse", ["buffered", "virtual ground"])
+@pytest.mark.parametrize("neuron", ["tanh", "diode"])
+def test_a_clocked_copy_ends_where_the_settled_one_does(neuron: str, synapse: str) -> None:
+    """After 2 L steps of a feedforward network, with the copy's own devices."""
+    here = case(network_document(neuron=neuron, synapse=synapse), method="layered", **TIGHT)
+    dual = other_die(here.netlist, here.phases.values, 2)
+    tried = Case(replace(here.phases, dual=dual), here.inputs, here.targets)
+    assert relative(tried.estimate(DyadicBP()), tried.estimate(Dyadic())) < 1e-9
+    assert relative(tried.estimate(DyadicBP()), here.estimate(DyadicBP())) > 1e-3
 
 
 # Laws --------------------------------------------------------------------------------------------
