@@ -89,7 +89,7 @@ def read_table(path: str | Path) -> Table:
     path = Path(path)
     try:
         with h5py.File(path, "r") as file:
-            if bytes(file.attrs.get("format", b"")) != FORMAT.encode():
+            if _text(file.attrs.get("format", b"")) != FORMAT:
                 raise RecordError("is not a table of results", file=path)
             if int(file.attrs["table_version"]) > TABLE_VERSION:
                 raise RecordError(
@@ -127,6 +127,10 @@ def write_csv(table: Table, path: str | Path) -> None:
     columns = [_cells(column) for column in table.columns.values()]
     writer.writerows(zip(*columns, strict=True))
     publish(text.getvalue().encode(), Path(path), overwrite=True).close()
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else bytes(value).decode()
 
 
 def _stored(column: NDArray[Any]) -> NDArray[Any]:
