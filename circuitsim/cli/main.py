@@ -12,6 +12,7 @@ from circuitsim.cli import compile as compile_command
 from circuitsim.cli import (
     crosscheck,
     devices,
+    fit,
     gradcheck,
     relax,
     runs,
@@ -46,6 +47,7 @@ for _name, _command, _summary in (
     ("relax", relax.command, "The gradient's error while a network relaxes."),
     ("train", train.command, "An experiment: train, record, draw."),
     ("sweep", sweep.command, "An experiment over grids or random designs, on many dies."),
+    ("fit", fit.command, "A device card from measured devices."),
     ("show", show.command, "A record as tables and figures."),
     ("runs", runs.command, "The records of a folder."),
     ("schema", schema.command, "The JSON Schema of a kind of YAML file."),

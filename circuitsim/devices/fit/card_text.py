@@ -17,6 +17,7 @@ __all__ = ["card_document", "card_text", "plain", "rounded", "spice_text"]
 DIGITS = 4
 """Significant digits of numbers in a card."""
 _SUFFIXES = {12: "t", 9: "g", 6: "meg", 3: "k", 0: "", -3: "m", -6: "u", -9: "n", -12: "p", -15: "f"}
+_WIDTH = 110
 _COLUMN = 44
 """Where comments begin."""
 
@@ -60,28 +61,38 @@ def card_document(fit: DeviceFit, *, name: str, source: str, description: str) -
 
 def card_text(fit: DeviceFit, document: Mapping[str, Any], *, heading: Sequence[str] = ()) -> str:
     """Return the YAML text of a card: `load_card` reads it back as ``document``."""
-    comments: dict[str, str] = {}
+    fields: dict[str, list[Estimate]] = {}
     for estimate in fit.estimates:
         if estimate.field:
-            comments[estimate.field] = _comment(estimate)
+            fields.setdefault(estimate.field, []).append(estimate)
+    comments = {field: _comment(estimates) for field, estimates in fields.items()}
     lines = [f"# {line}".rstrip() for line in heading]
     lines += [f"# Note: {note}." for note in fit.notes]
     loose = [estimate for estimate in fit.estimates if not estimate.field]
     if loose:
         lines += ["#", "# Measured, and without a place in a card:"]
-        lines += [f"#   {e.name}: {plain(e.value, e.unit, spice=e.spice)}  {_comment(e)}" for e in loose]
+        lines += [f"#   {e.name}: {plain(e.value, e.unit, spice=e.spice)}  {_comment([e])}" for e in loose]
     for line, field in _lines(document, "", 0):
         comment = comments.get(field)
-        lines.append(line if comment is None else f"{line:<{_COLUMN}}  # {comment}")
+        beside = f"{line:<{_COLUMN}}  # {comment}"
+        if comment is None:
+            lines.append(line)
+        elif len(beside) <= _WIDTH:
+            lines.append(beside)
+        else:
+            indent = " " * (len(line) - len(line.lstrip()))
+            lines += [f"{indent}# {comment}", line]
     return "\n".join(lines) + "\n"
 
 
-def _comment(estimate: Estimate) -> str:
-    meaning = estimate.meaning
-    if estimate.interval is None:
-        return meaning
-    ends = " ... ".join(plain(end, spice=estimate.spice) for end in estimate.interval)
-    return f"[{ends}]  {meaning}"
+def _comment(estimates: Sequence[Estimate]) -> str:
+    """Return the intervals of the numbers on one line, and what they mean."""
+    texts = []
+    for estimate in estimates:
+        if estimate.interval is not None:
+            ends = " ... ".join(plain(end, spice=estimate.spice) for end in estimate.interval)
+            texts.append(f"[{ends}]")
+    return "  ".join([", ".join(texts), estimates[0].meaning] if texts else [estimates[0].meaning])
 
 
 def _lines(value: Mapping[str, Any], path: str, depth: int) -> Iterator[tuple[str, str]]:

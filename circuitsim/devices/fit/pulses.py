@@ -889,8 +889,7 @@ def _card(
     elif len(data.names) < LEAST_DEVICES:
         notes.append(f"{len(data.names)} devices: too few for confidence intervals")
     low, high = window
-    for end, name, number in ((0, "low", low), (1, "high", high)):
-        what = "lower" if end == 0 else "upper"
+    for name, number in (("low", low), ("high", high)):
         origin = f"fitted: {kind_of_window}" if fitted_window else "as given"
         estimates.append(
             Estimate(
@@ -898,7 +897,8 @@ def _card(
                 value=number,
                 interval=interval.get(name),
                 unit="S",
-                meaning=f"{what} end of the window ({origin})",
+                meaning=f"window, w = -1 ... 1 ({origin})",
+                field="crossbar.range",
                 spice=True,
             )
         )
