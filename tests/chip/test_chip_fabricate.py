@@ -76,8 +76,10 @@ def test_an_ideal_card_changes_nothing() -> None:
             card=ideal_card(),
             seed=0,
             target={},
+            written={},
             values=circuit.values(),
             mismatch={},
+            arrays={},
         )
         assert differ(die, nominal) == set()
         assert all(np.all(plus == 1) for plus, _ in die.mismatch.values())

@@ -123,7 +123,7 @@ def test_a_trained_record_with_its_learned_conductances(folder: Path, call: Comm
         "amplifier": {"offset": 1e-3},
     }
     (folder / "card.yaml").write_text(yaml.safe_dump(card))
-    (folder / "quick.yaml").write_text(yaml.safe_dump({**EXPERIMENT, "card": "card.yaml"}))
+    (folder / "quick.yaml").write_text(yaml.safe_dump({**EXPERIMENT, "cards": "card.yaml"}))
     assert call("train", "quick.yaml", "--no-figures").code == 0
     found = call("crosscheck", "quick-s5.h5", "--samples", 1, "--json").document
     assert found["kind"] == "record"

@@ -227,8 +227,8 @@ EXPERIMENTS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         ("network: names a file that does not exist", "'gone.yaml'", "relative to"),
     ),
     "missing card": (
-        {"card": "gone-card.yaml"},
-        ("card: names a file that does not exist", "'gone-card.yaml'"),
+        {"cards": "gone-card.yaml"},
+        ("cards: is neither a file nor the name of a card", "'gone-card.yaml'", "Cards: ecram-li-tang-2018"),
     ),
     "unknown estimator": ({"estimators.0.kind": "spsa"}, ("estimators.0", "'spsa'", "asymep", "dyadic_bp")),
     "no estimator": ({"estimators": []}, ("estimators",)),

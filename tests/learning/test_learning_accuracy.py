@@ -13,7 +13,7 @@ from circuitsim.learning import EP, Adjoint, AsymEP, Estimator, Trainer, alignme
 from circuitsim.network import parse_document
 from circuitsim.solver.smallsignal import small_signal
 from circuitsim.study import Bench, ExperimentSpec, load_experiment, prepare
-from circuitsim.study import run as study_run
+from circuitsim.study import bench as study_bench
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +45,7 @@ def folder(repo_root: Path) -> Path:
 
 def learn(bench: Bench, estimator: Estimator, monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """Train to the end and return the last metrics."""
-    monkeypatch.setattr(study_run, "Trainer", Hurried)
+    monkeypatch.setattr(study_bench, "Trainer", Hurried)
     trainer = bench.trainer(estimator)
     metrics: dict[str, float] = {}
     for number in range(trainer.epochs):
@@ -61,7 +61,7 @@ def bench(folder: Path, network: str, seed: int, training: dict[str, Any], card:
     document = {
         "name": network,
         "network": f"../netlists/{network}.yaml",
-        "card": card,
+        "cards": [] if card is None else [card],
         "estimators": [{"kind": "adjoint"}],
         "training": training,
         "seed": seed,
@@ -75,7 +75,7 @@ class TestDigits:
 
     def demo(self, folder: Path, seed: int) -> Bench:
         experiment = load_experiment(folder / "demo.yaml").model_copy(update={"seed": seed})
-        assert experiment.card == "../devices/spread.yaml"
+        assert experiment.cards == ("../devices/spread.yaml",)
         return prepare(experiment, folder=folder)
 
     @pytest.mark.parametrize("seed", [0, 1, 2])

@@ -17,6 +17,7 @@ from circuitsim.compiler import compile_network
 from circuitsim.errors import ConvergenceError, RecordError, SpecError
 from circuitsim.learning import Phases
 from circuitsim.learning import phases as phases_module
+from circuitsim.network import read_document
 from circuitsim.record import RunRecord, RunWriter, read_record
 from circuitsim.study import load_experiment, prepare, resume_experiment, run_experiment
 
@@ -48,7 +49,7 @@ CARD = {
 EXPERIMENT: dict[str, Any] = {
     "name": "tiny",
     "network": "network.yaml",
-    "card": "card.yaml",
+    "cards": "card.yaml",
     "data": {"set": "digits", "test_fraction": 0.2},
     "estimators": [{"kind": "asymep", "beta": 0.01}, {"kind": "adjoint"}, {"kind": "ep"}],
     "training": {
@@ -212,7 +213,7 @@ def test_resuming_a_finished_run_changes_nothing(whole: RunRecord) -> None:
 
 def test_the_record_holds_enough_to_run_again(whole: RunRecord, tmp_path: Path) -> None:
     header = json.loads(json.dumps(whole.header))
-    experiment = header["experiment"] | {"network": "network.yaml", "card": "card.yaml"}
+    experiment = header["experiment"] | {"network": "network.yaml", "cards": ["card.yaml"]}
     path = write(tmp_path, experiment, network=header["network"], card=header["card"])
     again = run_experiment(path)
     assert_same_run(again, whole)
@@ -401,11 +402,17 @@ class TestWrongExperiments:
         assert error.value.value == "nowhere"
         assert "pixels-hidden, hidden-output, feedback, hidden.bias" in str(error.value)
 
-    @pytest.mark.parametrize("missing", ["network", "card"])
-    def test_a_file_that_is_not_there(self, tmp_path: Path, missing: str) -> None:
+    @pytest.mark.parametrize(
+        ("missing", "message"),
+        [
+            ("network", "network: names a file that does not exist"),
+            ("card", "cards: is neither a file nor the name of a card"),
+        ],
+    )
+    def test_a_file_that_is_not_there(self, tmp_path: Path, missing: str, message: str) -> None:
         path = write(tmp_path, EXPERIMENT)
         (tmp_path / f"{missing}.yaml").unlink()
-        with pytest.raises(SpecError, match=f"{missing}: names a file that does not exist") as error:
+        with pytest.raises(SpecError, match=message) as error:
             run_experiment(path)
         assert error.value.file == str(path)
 
@@ -425,7 +432,7 @@ class TestWrongExperiments:
         (record,) = tmp_path.glob("*.h5")
         before = record.read_bytes()
         monkeypatch.setattr(
-            "circuitsim.study.run.compile_network",
+            "circuitsim.study.bench.compile_network",
             lambda network, seed: compile_network(network, seed=seed + 1),
         )
         with pytest.raises(RecordError, match="another circuit"):
@@ -439,7 +446,10 @@ def test_shipped_experiments_are_ready_to_run(
     for name in ("mnist", "fashion-mnist"):
         write_images(tmp_path / name, train=40, test=20)
     monkeypatch.setenv("CIRCUITSIM_DATA", str(tmp_path))
-    files = sorted((repo_root / "runs").glob("*.yaml"))
+    # Sweeps are files of another kind, with an experiment inside.
+    files = [
+        path for path in sorted((repo_root / "runs").glob("*.yaml")) if "axes" not in read_document(path)
+    ]
     assert "demo.yaml" in [file.name for file in files]
     for file in files:
         bench = prepare(load_experiment(file), folder=file.parent, file=file)
