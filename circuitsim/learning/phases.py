@@ -134,9 +134,8 @@ class Phases:
         start = free if drive.anchor is None else None
         point = solve(self.plan, self.values, drive, self.settings, start=start)
         assert point.displacement is not None
-        return layered.change_of(
-            point.displacement, change.phase, self.settings.precision, driven=change.driven is not None
-        )
+        faulty = drive.correction is not None
+        return layered.change_of(point.displacement, change.phase, self.settings.precision, driven=faulty)
 
     def _transposed(
         self,
