@@ -202,6 +202,7 @@ def _plain(estimate: Estimate) -> dict[str, Any]:
 
 def _print(fit: DeviceFit, measured: Path, digest: str) -> None:
     from circuitsim.devices.fit.card_text import plain
+    from circuitsim.devices.fit.spread import LEVEL
 
     rows = []
     for estimate in fit.estimates:
@@ -221,6 +222,7 @@ def _print(fit: DeviceFit, measured: Path, digest: str) -> None:
             ("information criterion", ", ".join(f"{model} +{value - best:.3g}" for model, value in ranked))
         )
     print_facts(str(measured), facts)
-    print_table("Estimates", ["number", "value", "95 % interval", "meaning"], rows, left=(0, 3))
+    title = f"Estimates, with {100 * LEVEL:g} % confidence intervals"
+    print_table(title, ["number", "value", "interval", "meaning"], rows, left=(0, 3))
     for note in fit.notes:
         print_line(f"note: {note}")

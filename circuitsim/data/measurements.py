@@ -52,8 +52,8 @@ _SHAPES = (
 def load_measurement(path: str | Path, *, kind: Kind | None = None) -> Measurement:
     """Return the readings of a CSV file: one line a reading, names of columns on the first line.
 
-    Columns: ``device`` and ``cycle`` (any text), ``pulse`` (0, 1, ...), ``direction`` (up or down, + or -, set
-    or reset, or a number of that sign; also called ``polarity`` or ``phase``, and without it the sign of
+    Columns: ``device`` and ``cycle`` (any text), ``pulse`` (0, 1, ...), ``direction`` (up or down, + or -,
+    set or reset, or a number of that sign; also called ``polarity`` or ``phase``, and without it the sign of
     ``voltage``), ``conductance`` [S], ``target`` [S], ``time`` [s], ``voltage`` [V], ``current`` [A]. A unit
     may follow in brackets, ``conductance [uS]``; numbers take SPICE suffixes. Other columns are left alone.
 
@@ -77,9 +77,9 @@ def load_measurement(path: str | Path, *, kind: Kind | None = None) -> Measureme
             remedy=f"Columns there: {there}. {_SHAPES}",
         )
     names, device = _numbered(columns.cells("device"))
-    for name, line in zip(columns.cells("device"), columns.table.lines, strict=True):
-        if not name:
-            raise columns.refusal("device", line, "is empty", "")
+    if "" in names:
+        row = columns.cells("device").index("")
+        raise columns.refusal("device", columns.table.lines[row], "is empty", "")
     cycle = _numbered(columns.cells("cycle"))[1] if "cycle" in columns.title else np.zeros_like(device)
     line = np.array(columns.table.lines, dtype=np.int64)
     file = Path(path).name

@@ -196,7 +196,7 @@ def fit_pulses(
     fit = _Fit(data, steps, (low, high), update, fitted_window)
     notes: list[str] = []
     window_devices = ends
-    kind_of_window = "mean ends of the staircases"
+    kind_of_window = ("as given", "as given")
     if fitted_window:
         window_devices, kind_of_window = fit.window_of_devices(ends)
         low, high = float(np.nanmean(window_devices[0])), float(np.nanmean(window_devices[1]))
@@ -368,7 +368,7 @@ class _Fit:
 
     def window_of_devices(
         self, ends: tuple[FloatArray, FloatArray]
-    ) -> tuple[tuple[FloatArray, FloatArray], str]:
+    ) -> tuple[tuple[FloatArray, FloatArray], tuple[str, str]]:
         """Return where each device's range ends (D,) S, and what that is; nan where it is not seen."""
         low, high = self.window
         half = 0.5 * (high - low)
@@ -378,13 +378,13 @@ class _Fit:
 
         if self.form == "soft_bounds":
             up, down = (-side.coefficients[:, 0] / side.coefficients[:, 1] for side in self.sides)
-            return (conductance(down, -1.0), conductance(up, 1.0)), "where steps vanish"
+            return (conductance(down, -1.0), conductance(up, 1.0)), ("where steps vanish",) * 2
         found = []
         kinds = []
         for side, sign, end in ((self.whole[1], -1.0, ends[0]), (self.whole[0], 1.0, ends[1])):
             found.append(conductance(side.bound, sign) if side.bounded else end)
             kinds.append("where devices stop" if side.bounded else "mean end of the staircases")
-        return (found[0], found[1]), kinds[0] if kinds[0] == kinds[1] else f"{kinds[0]}; {kinds[1]}"
+        return (found[0], found[1]), (kinds[0], kinds[1])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -641,7 +641,7 @@ def _devices(fit: _Fit, file: str, names: tuple[str, ...]) -> _Devices:
                 bound_variances.append(np.einsum("da,dab,db->d", gradient, c, gradient))
             bounds.append(bound)
         else:
-            bounds.append(whole.bound)
+            bounds.append(whole.bound if whole.bounded else np.full(len(level), np.nan))
             bound_variances.append(whole.bound_variance)
     return _Devices(
         step=0.5 * total,
@@ -785,7 +785,7 @@ def _card(
     fit: _Fit,
     summary: _Summary,
     window: tuple[float, float],
-    kind_of_window: str,
+    kind_of_window: tuple[str, str],
     fitted_window: bool,
     notes: list[str],
 ) -> tuple[dict[str, Any], list[Estimate]]:
@@ -816,18 +816,18 @@ def _card(
             value=value["step"],
             remedy="Use weaker or shorter pulses, or a wider window.",
         )
-    put("step", "mean step in the middle of the window, in w")
+    put("step", "step at w = 0, mean over devices")
     if several:
         what = "of ln step, from device to device" if summary.law == "lognormal" else "of steps, relative"
         put("step_spread", f"spread {what}")
         if summary.law == "lognormal":
             update["step_law"] = "lognormal"
-    put("up_down", "steps up are larger by this, relative", low=-0.999, high=0.999)
+    put("up_down", "steps up are larger by this", low=-0.999, high=0.999)
     if several:
         put("up_down_spread", "from device to device")
     if fit.form == "slopes":
-        put("slope_up", "steps up shrink by this from the middle to the top", high=1.0)
-        put("slope_down", "steps down shrink by this from the middle to the bottom", high=1.0)
+        put("slope_up", "steps up shrink by this from w = 0 to 1", high=1.0)
+        put("slope_down", "steps down shrink by this from w = 0 to -1", high=1.0)
         if several:
             put("slope_spread", "from device to device")
     if fit.form == "exponential":
@@ -875,29 +875,29 @@ def _card(
                 f"{'upper' if side == 0 else 'lower'} bound; its spread is that of the others"
             )
         if not seen:
-            notes.append(f"no device reaches {'an upper' if side == 0 else 'a lower'} bound: no spread of it")
+            notes.append(
+                f"too few devices reach {'an upper' if side == 0 else 'a lower'} bound for a spread of it"
+            )
     put(
         "cycle_to_cycle",
-        f"spread of single steps, in units of {'each step' if fit.noise.multiplicative else 'step'}",
+        f"of single pulses, in units of {'each step' if fit.noise.multiplicative else 'step'}",
     )
     if fit.noise.multiplicative:
         update["multiplicative"] = True
     if fit.noise.noisy:
-        put("write_noise", "of readings between pulses, in units of step")
+        put("write_noise", "of readings between pulses, in steps")
     if not several:
         notes.append("one device: nothing can be said about the spread from device to device")
     elif len(data.names) < LEAST_DEVICES:
         notes.append(f"{len(data.names)} devices: too few for confidence intervals")
-    low, high = window
-    for name, number in (("low", low), ("high", high)):
-        origin = f"fitted: {kind_of_window}" if fitted_window else "as given"
+    for name, number, origin in zip(("low", "high"), window, kind_of_window, strict=True):
         estimates.append(
             Estimate(
                 name=f"window {name}",
                 value=number,
                 interval=interval.get(name),
                 unit="S",
-                meaning=f"window, w = -1 ... 1 ({origin})",
+                meaning=f"end of the window, {origin}",
                 field="crossbar.range",
                 spice=True,
             )
@@ -907,7 +907,7 @@ def _card(
         estimates.append(
             Estimate(name=name, value=number, interval=None, unit="S", meaning="measured", spice=True)
         )
-    return {"crossbar": {"range": [spice_text(low), spice_text(high)], "update": update}}, estimates
+    return {"crossbar": {"range": [spice_text(end) for end in window], "update": update}}, estimates
 
 
 def _finding(fit: _Fit, summary: _Summary, devices: int) -> str:

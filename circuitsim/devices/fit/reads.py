@@ -55,11 +55,12 @@ def fit_reads(data: ReadData, *, seed: int = 0) -> DeviceFit:
         seed: of the resamples that intervals come from.
 
     Deviations of writes from their targets are ``target d + e``: d, N(0, device_to_device), is the device's
-    own, e, N(0, programming(x)) with a polynomial in x = target / largest target, each write's. Both by
-    maximum likelihood of e with each device's best d, whose spread is corrected for estimation errors; the
-    polynomial's order by Akaike's information criterion, which rather keeps a term than bends a curve. Telling the two apart takes several writes
-    per device. Drift exponents are slopes of ln g against ln(t / start) of each write; what is left is
-    read noise, and so is what repeated reads of one write differ by.
+    own, e, N(0, programming(x)) with a polynomial in x = target / largest target, each write's. The
+    polynomial is that of maximum likelihood with each device's best d, whose spread is corrected for
+    estimation errors; its order has the smallest Akaike information criterion, which rather keeps a term
+    than bends a curve. Telling d from e takes several writes per device. Drift exponents are slopes of
+    ln g against ln(t / start) of each write; what is left is read noise, and so is what repeated reads of
+    one write differ by.
 
     Raises:
         DeviceError: neither targets, nor times, nor repeated reads; or too few writes.
@@ -357,7 +358,7 @@ def _programming(
                 value=float(value[k]),
                 interval=found.intervals[k],
                 unit="S",
-                meaning="spread of writes about their targets: polynomial in x = target / top of range",
+                meaning="spread of writes, polynomial in x = target / top",
                 field="crossbar.programming.polynomial",
                 spice=True,
             )
@@ -372,7 +373,7 @@ def _programming(
                 name="device_to_device",
                 value=spread,
                 interval=ends,
-                meaning="spread of present conductance over target, from device to device",
+                meaning="of conductance over target, from device to device",
                 field="crossbar.device_to_device",
             )
         )

@@ -116,7 +116,8 @@ class Direction:
 
     @property
     def bounded(self) -> bool:
-        return bool(np.isfinite(self.bound).any())
+        """Whether most devices stop at a hard bound: of fewer, those that do are no fair sample."""
+        return bool(np.mean(np.isfinite(self.bound)) >= 0.5)
 
     def only_kept(self) -> Direction:
         """Return the direction with its kept steps alone."""
