@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from circuitsim.devices.fit.card_text import rounded, spice_text
 from circuitsim.devices.fit.measurements import CurveData
-from circuitsim.devices.fit.result import DeviceFit, Estimate, Panel, Series
+from circuitsim.devices.fit.result import DeviceFit, Estimate, Panel, Series, thinned
 from circuitsim.devices.fit.spread import LEAST_DEVICES, bootstrap, corrected_spread
 from circuitsim.devices.least_squares import LeastSquares, least_squares
 from circuitsim.errors import DeviceError
@@ -408,10 +408,10 @@ def _panels(
         ]
     voltage = np.concatenate([data.voltage[rows] for rows in devices])
     residual = np.concatenate([c.residual for c in curves])
-    thin = max(1, len(residual) // 1500)
+    shown = thinned(len(residual), 1500)
     ends = np.array([float(voltage.min()), float(voltage.max())])
     residuals = [
-        Series(kind="points", x=voltage[::thin], y=residual[::thin], label="reading"),
+        Series(kind="points", x=voltage[shown], y=residual[shown], label="reading"),
         Series(kind="band", x=ends, y=np.full(2, -2.0), upper=np.full(2, 2.0), color=1, label="± 2"),
     ]
     panels = [
@@ -457,6 +457,7 @@ def _panels(
             Panel(
                 title=f"{title} of the devices",
                 x_label="device, in the order of its value",
+                whole_x=True,
                 y_label=label,
                 series=(
                     Series(

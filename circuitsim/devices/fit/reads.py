@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from circuitsim.devices.fit.card_text import rounded, spice_text
 from circuitsim.devices.fit.measurements import ReadData
-from circuitsim.devices.fit.result import DeviceFit, Estimate, Panel, Series
+from circuitsim.devices.fit.result import DeviceFit, Estimate, Panel, Series, thinned
 from circuitsim.devices.fit.spread import LEAST_DEVICES, Bootstrap, bootstrap, corrected_spread
 from circuitsim.errors import DeviceError
 from circuitsim.netlist.tables import FloatArray
@@ -433,16 +433,14 @@ def _write_panels(
             label="writes near this target, with its 95 % interval",
         )
     )
-    thin = max(1, len(deviation) // 1500)
+    shown = thinned(len(deviation), 1500)
     rise = np.argsort(writes.target)
     residuals = Panel(
-        title="Residuals: deviations without the devices' own, over the fitted spread",
+        title="Residuals of writes",
         x_label="target [µS]",
-        y_label="deviation / fitted spread",
+        y_label="deviation without the device's own / fitted spread",
         series=(
-            Series(
-                kind="points", x=1e6 * writes.target[::thin], y=(deviation / total)[::thin], label="write"
-            ),
+            Series(kind="points", x=1e6 * writes.target[shown], y=(deviation / total)[shown], label="write"),
             Series(
                 kind="band",
                 x=1e6 * writes.target[rise],
@@ -538,6 +536,7 @@ def _drift(
         Panel(
             title="Drift exponents of the devices",
             x_label="device, in the order of its exponent",
+            whole_x=True,
             y_label="exponent",
             series=(
                 Series(
@@ -646,7 +645,7 @@ def _read_noise(
         )
     )
     findings.append(f"reads scatter by {100 * relative:.2g} %")
-    thin = max(1, len(data) // 1500)
+    shown = thinned(len(data), 1500)
     drifted = data.time is not None and np.isfinite(writes.exponent).any()
     x = data.time if drifted and data.time is not None else 1e6 * data.conductance
     ends = np.array([float(x.min()), float(x.max())])
@@ -656,7 +655,7 @@ def _read_noise(
             x_label="time since the write [s]" if drifted else "conductance [µS]",
             y_label="residual, relative",
             series=(
-                Series(kind="points", x=x[::thin], y=writes.residual[::thin], label="read"),
+                Series(kind="points", x=x[shown], y=writes.residual[shown], label="read"),
                 Series(
                     kind="band",
                     x=ends,

@@ -6,10 +6,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from circuitsim.devices.fit.spread import Interval
 from circuitsim.netlist.tables import FloatArray
+from circuitsim.seeds import stream
 
-__all__ = ["DeviceFit", "Estimate", "Panel", "Series"]
+__all__ = ["DeviceFit", "Estimate", "Panel", "Series", "thinned"]
+
+
+def thinned(count: int, most: int) -> NDArray[np.int64]:
+    """Return at most ``most`` of ``count`` places, drawn without order in them, for a figure of points."""
+    if count <= most:
+        return np.arange(count)
+    return np.sort(stream(0, "fit", "shown").permutation(count)[:most])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +64,8 @@ class Panel:
     series: tuple[Series, ...]
     log_x: bool = False
     log_y: bool = False
+    whole_x: bool = False
+    """Whether x counts something."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
