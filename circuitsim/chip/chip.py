@@ -309,6 +309,7 @@ class Chip:
                     g,
                     age,
                     stream(self.seed, *self.path, "drift", name, half, self.writes),
+                    asked=self.target[name][_HALVES.index(half)],
                     name=name,
                 ),
             )

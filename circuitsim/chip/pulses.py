@@ -59,7 +59,6 @@ def pulsed_half(
         curves.low,
         curves.high,
         exponential,
-        spec.step,
         noise,
         spec.multiplicative,
     )

@@ -198,9 +198,9 @@ class UpdateCard(Spec):
     ``linear`` without slopes; ``1 - slope w`` (up) and ``1 + slope w`` (down) with them; ``soft_bounds`` has
     slopes of 1; ``exponential`` its own form. Steps end at the device's bounds.
 
-    Spreads are from device to device; ``cycle_to_cycle`` is the spread of single pulses in units of
-    ``step``, or of the step as it is there where it is ``multiplicative``. ``write_noise``, in units of
-    ``step``, is what a read after a write differs by until the next write.
+    Spreads are from device to device; ``cycle_to_cycle`` is the spread of single pulses in units of the
+    device's own step where f is 1, or of the step as it is there where it is ``multiplicative``.
+    ``write_noise``, in units of ``step``, is what a read after a write differs by until the next write.
     """
 
     kind: Literal["linear", "soft_bounds", "exponential"] = "linear"

@@ -172,9 +172,16 @@ def written(card: CrossbarCard, array: DeviceArray, target: FloatArray, generato
 
 
 def drifted(
-    card: CrossbarCard, array: DeviceArray, g: FloatArray, age: float, generator: Generator, *, name: str = ""
+    card: CrossbarCard,
+    array: DeviceArray,
+    g: FloatArray,
+    age: float,
+    generator: Generator,
+    *,
+    asked: FloatArray | None = None,
+    name: str = "",
 ) -> FloatArray:
-    """Return conductances (M, N) S at ``age`` [s] after a write that gave ``g``.
+    """Return conductances (M, N) S at ``age`` [s] after a write that ``asked`` for some and gave ``g``.
 
     ``generator`` is that of the write: the same at every age, so that a device's path is one path.
 
@@ -202,6 +209,8 @@ def drifted(
         spread = max(drift.std[0] + drift.std[1] * log, 0.0)
         g = np.maximum(g + drift.mean * log + spread * generator.standard_normal(array.shape), 0.0)
     else:
+        # Spreads about a target belong to the target.
+        x = x if asked is None else card.relative(asked)
         g = np.maximum(g + _relaxed(drift, x, age) * generator.standard_normal(array.shape), 0.0)
     return array.held(g)
 

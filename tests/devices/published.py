@@ -127,7 +127,7 @@ class Update:
 
     ``up(w)`` and ``down(w)`` are mean sizes over devices; ``spread_up(w)``, ``spread_down(w)`` standard
     deviations of the devices' means; ``pulse`` that of single pulses over the size of the device's own step,
-    or over ``noise_unit`` where that is given.
+    or over ``noise_unit`` where that is given: the root mean square of the devices' steps in the middle.
     """
 
     up: Formula
@@ -186,7 +186,8 @@ def _soft(dw: float, spread: float, pulse: float, bounds: tuple[float, float]) -
         spread_up=lambda w: deviation * (1 - w),
         spread_down=lambda w: deviation * (1 + w),
         pulse=pulse,
-        noise_unit=mean,
+        # Of the device's own step, whose squares add up.
+        noise_unit=float(np.hypot(mean, deviation)),
         bounds=bounds,
     )
 

@@ -113,7 +113,7 @@ def _residual_panel(fit: UpdateFit) -> Panel:
         sign = 1.0 if number == 0 else -1.0
         shown = thinned(len(side.steps.start), 700)
         order = np.argsort(side.steps.start)
-        spread = 2 * np.sqrt(fit.noise.variance(side.curve))[order]
+        spread = 2 * np.sqrt(fit.noise.variance(side))[order]
         # Of all devices together: their own curves differ.
         block = max(1, len(order) // 60)
         blocks = [slice(k, k + block) for k in range(0, len(order), block)]

@@ -236,7 +236,7 @@ def _summary(
             ),
             *(_bound_spread(b, v, draws) for b, v in zip(own.bound, own.bound_variance, strict=True)),
             *(_mean(b, draws) for b in own.bound),
-            single if fit.noise.multiplicative else single / step,
+            single,
             reading / step,
         ]
         if window is not None:
@@ -414,7 +414,7 @@ def _card(
             )
     put(
         "cycle_to_cycle",
-        f"of single pulses, in units of {'each step' if fit.noise.multiplicative else 'step'}",
+        f"of single pulses, in {'units of each step' if fit.noise.multiplicative else 'steps at w = 0'}",
     )
     if fit.noise.multiplicative:
         update["multiplicative"] = True

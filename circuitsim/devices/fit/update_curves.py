@@ -49,8 +49,9 @@ they vanish: a soft bound."""
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StepNoise:
-    """Spread of single steps: ``single`` [w], or relative to the step if ``multiplicative``; ``reading`` [w]
-    of each reading. The columns (D,) are sums per device that those come from."""
+    """Spread of single steps: ``single``, relative to the device's own step in the middle of the window, or
+    to the step as it is there if ``multiplicative``; ``reading`` [w] of each reading. The columns (D,) are
+    sums per device that those come from."""
 
     multiplicative: bool
     noisy: bool
@@ -61,7 +62,7 @@ class StepNoise:
     scale: FloatArray
     """Of what the variance of single steps adds to those."""
     moments: FloatArray
-    """(D, 2): of squared residuals, and of products of residuals that follow each other."""
+    """(D, 2): of squared residuals, and of products of residuals that follow each other, both relative."""
     expected: FloatArray
     """(D, 2, 2): of what one step's variance and one reading's add to those."""
 
@@ -84,12 +85,10 @@ class StepNoise:
     def reading(self) -> float:
         return max(float(self.parts(np.arange(len(self.squares))[None, :])[1][0]), 0.0)
 
-    def variance(self, curve: FloatArray) -> FloatArray:
-        """Return the variance of steps that are ``curve`` on average."""
+    def variance(self, side: FittedSide) -> FloatArray:
+        """Return the variance of each kept step (N,)."""
         single, reading = self.single, self.reading
-        if not self.multiplicative:
-            return np.full(len(curve), max(single**2 + 2 * reading**2, 1e-20))
-        found = (single * curve) ** 2 + 2 * reading**2
+        found = (single * side.measure(self.multiplicative)) ** 2 + 2 * reading**2
         return np.maximum(found, max(1e-3 * float(found.mean()), 1e-20))
 
 
@@ -113,6 +112,14 @@ class FittedSide:
     def curve(self) -> FloatArray:
         """(N,): fitted steps."""
         found: FloatArray = np.einsum("np,np->n", self.design, self.coefficients[self.steps.device])
+        return found
+
+    def measure(self, multiplicative: bool) -> FloatArray:
+        """Return what the spread of each kept step is relative to (N,)."""
+        if multiplicative:
+            return np.abs(self.curve)
+        level = np.abs(self.coefficients[:, 0])
+        found: FloatArray = np.maximum(level, 0.05 * float(np.median(level)) + 1e-15)[self.steps.device]
         return found
 
     @property
@@ -144,7 +151,7 @@ class FittedSide:
         side, width = self.steps, self.design.shape[1]
         pulled = self.design * self.weight[:, None]
         reading, shared_reading = self.of_readings()
-        variance = noise.variance(self.curve) + noise.reading**2 * (reading - 2)
+        variance = noise.variance(self) + noise.reading**2 * (reading - 2)
         at = side.neighbours()
         meat = np.empty((side.devices, width, width))
         for a in range(width):
@@ -199,7 +206,7 @@ class UpdateFit:
             for _ in range(2):
                 shapes, form = self._choose(noise, update, fitted_window, sides)
                 sides = [
-                    _fitted(s, form, shape, noise.variance(old.curve))
+                    _fitted(s, form, shape, noise.variance(old))
                     for s, shape, old in zip(self.steps, shapes, sides, strict=True)
                 ]
                 noise = _noise(sides)
@@ -222,7 +229,7 @@ class UpdateFit:
         lines = []
         for number, side in enumerate(self.steps):
             old = _fitted(side, "slopes", np.empty(0), None) if sides is None else sides[number]
-            variances.append(noise.variance(old.curve))
+            variances.append(noise.variance(old))
             lines.append(_fitted(side, "slopes", np.empty(0), variances[-1]))
         bins = [Bins.of(side, variance) for side, variance in zip(self.steps, variances, strict=True)]
         slope, error = np.array([_mean_slope(line, line.covariance(noise)) for line in lines]).T
@@ -425,10 +432,9 @@ def _noise(sides: list[FittedSide]) -> StepNoise:
     noisy = sides[0].steps.noisy
     one, several = (_noise_sums(sides, multiplicative=m, noisy=noisy) for m in (False, True))
     residual = np.concatenate([side.residual for side in sides])
-    curve = np.concatenate([side.curve for side in sides])
 
     def likelihood(noise: StepNoise) -> float:
-        variance = noise.variance(curve)
+        variance = np.concatenate([noise.variance(side) for side in sides])
         return -0.5 * float(np.sum(np.log(variance) + residual**2 / variance))
 
     return several if likelihood(several) > likelihood(one) + _CLEARLY else one
@@ -442,9 +448,13 @@ def _noise_sums(sides: list[FittedSide], *, multiplicative: bool, noisy: bool) -
     for side in sides:
         device, r, m = side.steps.device, side.residual_as_read(), side.curve
         at = side.steps.neighbours()
-        moments[:, 0] += np.bincount(device, r * r, minlength=devices)
-        moments[:, 1] += np.bincount(device[at], r[at] * r[at + 1], minlength=devices)
         own = _expected_moments(side)
+        unit = side.measure(False)
+        moments[:, 0] += np.bincount(device, (r / unit) ** 2, minlength=devices)
+        moments[:, 1] += np.bincount(device[at], r[at] * r[at + 1] / unit[at] ** 2, minlength=devices)
+        inverse = np.zeros(devices)
+        inverse[device] = unit**-2
+        own[:, :, 1] *= inverse[:, None]
         expected += own
         if multiplicative:
             number = np.bincount(device, minlength=devices)
@@ -455,7 +465,7 @@ def _noise_sums(sides: list[FittedSide], *, multiplicative: bool, noisy: bool) -
             sums["readings"] += np.bincount(device, weight * side.of_readings()[0], minlength=devices)
             sums["scale"] += np.bincount(device, weight * m**2, minlength=devices)
         else:
-            sums["squares"] += np.bincount(device, r * r, minlength=devices)
+            sums["squares"] += np.bincount(device, (r / unit) ** 2, minlength=devices)
             sums["readings"] += own[:, 0, 1]
             sums["scale"] += own[:, 0, 0]
     return StepNoise(multiplicative=multiplicative, noisy=noisy, moments=moments, expected=expected, **sums)

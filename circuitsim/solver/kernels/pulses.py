@@ -6,7 +6,7 @@ In w = -1 ... 1 over the conductance window a pulse moves a device by
     down    -step_down f,  f = 1 + slope_down w
 
 or, exponential, f = max(1 - amplitude exp(+-rate (a w + b)), 0); plus its own noise N(0, 1) times
-``noise``, which is in units of the step as it is there (``multiplicative``) or of ``step`` itself. Steps
+``noise``, in units of the whole step there (``multiplicative``) or of the device's step without f. Steps
 end at the device's bounds.
 """
 
@@ -36,7 +36,6 @@ def pulse_rows(  # type: ignore[no-untyped-def]
     low,
     high,
     exponential,
-    step,
     noise,
     multiplicative,
 ):
@@ -65,7 +64,8 @@ def pulse_rows(  # type: ignore[no-untyped-def]
                     f = 1 + slope_down[j, i] * x
                 move = step_up[j, i] * f if up else -step_down[j, i] * f
                 if noise > 0:
-                    move += noise * (abs(move) if multiplicative else step) * normals[place]
+                    own = abs(move) if multiplicative else (step_up[j, i] if up else step_down[j, i])
+                    move += noise * own * normals[place]
                     place += 1
                 x = min(max(x + move, low[j, i]), high[j, i])
             w[j, i] = x
