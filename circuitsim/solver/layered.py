@@ -47,8 +47,8 @@ __all__ = ["FreePoint", "LayerChange", "LayeredPlan"]
 
 Array = NDArray[Any]
 
-_OUTWEIGHED = 4
-"""Status, see `STATUS`."""
+_GREW, _OUTWEIGHED = 3, 4
+"""Statuses, see `STATUS`."""
 _NODE_WORK = 3
 """What one node with diodes is worth in matrix entries, see `share_batch`."""
 
@@ -248,10 +248,15 @@ class LayeredPlan:
         else:
             sweep = self.structure.sweeps[phase] if faults is None else self.structure.faulty_sweep
             found = relax(system, sweep, settings)
-        change = LayerChange(phase, tuple(found.state), found.iterations, found.status)
+        state = found.state
+        lost = found.status == _GREW
+        if lost.any():
+            # Their last voltages mean nothing, and would overflow in whatever is made of them.
+            state = [np.where(lost[:, None], x.dtype.type(0), x) for x in state]
+        change = LayerChange(phase, tuple(state), found.iterations, found.status)
         if faults is None and dual is None:
             return change
-        driven = self._driven(w, phase, banks, found.state, faults)
+        driven = self._driven(w, phase, banks, state, faults)
         return replace(change, driven=driven, copy=None if dual is None else w)
 
     def change_of(
