@@ -79,9 +79,8 @@ def main() -> None:
     same = all(
         np.array_equal(trainer.chip.target[name][0], values.crossbars[name][0]) for name in values.crossbars
     )
-    print(
-        f"with / without: median {np.median(ratios):.3f}, quartiles {np.percentile(ratios, [25, 75]).round(3)}"
-    )
+    quartiles = np.percentile(ratios, [25, 75]).round(3)
+    print(f"with / without: median {np.median(ratios):.3f}, quartiles {quartiles}")
     print(f"the same conductances afterwards: {same}")
 
 
