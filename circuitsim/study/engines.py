@@ -62,15 +62,17 @@ class TaskQueue:
             unit.append(self._waiting.popleft())
         return unit
 
-    def finished(self, unit: Sequence[Task], answers: Sequence[Answer]) -> Iterator[Outcome]:
-        """Yield the outcomes of a unit, and learn from them what tasks of a point take."""
+    def finished(self, unit: Sequence[Task], answers: Sequence[Answer]) -> list[Outcome]:
+        """Return the outcomes of a unit, and learn from them what tasks of a point take."""
+        outcomes = []
         for task, (result, lost) in zip(unit, answers, strict=True):
             outcome = Outcome(task=task, result=result, lost=lost)
             if result is not None:
                 # The first task of a worker takes longer than the others.
                 fastest = self._fastest.get(task.point, float("inf"))
                 self._fastest[task.point] = min(outcome.seconds, fastest)
-            yield outcome
+            outcomes.append(outcome)
+        return outcomes
 
     def died(self, unit: Sequence[Task], reason: str, *, often: bool = False) -> list[Outcome]:
         """Take back what a worker died over, to be run one by one; return those that are given up.
@@ -124,13 +126,17 @@ class LocalWorkers:
         idle = [_Worker() for _ in range(count)]
         busy: dict[Future[list[Answer]], tuple[_Worker, list[Task]]] = {}
         everyone = list(idle)
+        outcomes: list[Outcome] = []
         try:
             while True:
+                # Workers go on while what they have done is kept.
                 while idle and (unit := queue.take()):
                     worker = idle.pop()
                     busy[worker.submit(unit)] = (worker, unit)
+                yield from outcomes
                 if not busy:
                     return
+                outcomes = []
                 for future in wait(busy, return_when=FIRST_COMPLETED).done:
                     worker, unit = busy.pop(future)
                     idle.append(worker)
@@ -138,9 +144,9 @@ class LocalWorkers:
                         answers = future.result()
                     except BrokenProcessPool:
                         worker.replace()
-                        yield from queue.died(unit, f"killed its worker process {_DEATHS} times")
+                        outcomes += queue.died(unit, f"killed its worker process {_DEATHS} times")
                     else:
-                        yield from queue.finished(unit, answers)
+                        outcomes += queue.finished(unit, answers)
         finally:
             for worker in everyone:
                 worker.kill()
