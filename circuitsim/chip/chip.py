@@ -57,7 +57,7 @@ class Chip:
     exact: bool = False
     """Whether every device takes exactly the conductance that it is asked for."""
     matched: bool = True
-    """Whether every device has its target times its mismatch: no noise of writing, no pulses."""
+    """Whether every device has its target times its mismatch: no noise of writing, levels or pulses."""
     age: float = 0.0
     writes: int = 0
     """Programming operations so far: each has noise of its own."""
@@ -164,9 +164,10 @@ class Chip:
         """Return the die after writing every device of the given crossbars, with programming noise.
 
         With ``tolerance`` [fraction of the window] each device is read back and written again until it is
-        that close to its target, or has had ``budget`` writes: write-verify. The reads are exact. ``only``
-        (masks per crossbar and half) leaves the other devices as they are. With a card that has an update
-        curve and no programming noise, a write is a train of pulses.
+        that close to its target, or has had ``budget`` writes: write-verify. The reads are exact; what a
+        device's writes were off by on the mean is asked for on top, as far as the card's spreads make it the
+        device's own and not the writes'. ``only`` (masks per crossbar and half) leaves the other devices as
+        they are. With a card that has an update curve and no programming noise, a write is a train of pulses.
         """
         target = self.checked(target)
         present: dict[str, tuple[FloatArray, FloatArray | None]] = {}
@@ -184,20 +185,26 @@ class Chip:
                 assert before is not None
                 generator = stream(self.seed, *self.path, "write", name, half, self.writes)
                 asked = g.astype(np.float64)
+                there = np.ones(array.shape, bool) if crossbar.mask is None else crossbar.mask
+                if only is not None:
+                    there = there & only[name][place]
                 found, tries = self._try(array, before.astype(np.float64), asked, generator)
+                tries = np.where(there, tries, 0)
                 if tolerance is not None:
                     allowed = tolerance * (crossbar.g_max - crossbar.g_min)
-                    for _ in range(budget - 1):
-                        off = np.abs(found - asked) > allowed
+                    error = found - asked
+                    for done in range(1, budget):
+                        off = there & (np.abs(found - asked) > allowed)
                         if not off.any():
                             break
-                        again, more = self._try(array, found, asked, generator, again=True)
+                        ask = np.clip(asked - self._own_share(asked, done) * error / done, *array.window)
+                        again, more = self._try(array, found, ask, generator)
+                        error += again - ask
                         found = np.where(off, again, found)
                         tries += np.where(off, more, 0)
-                    missed += int((np.abs(found - asked) > allowed).sum())
+                    missed += int((there & (np.abs(found - asked) > allowed)).sum())
                 if only is not None:
-                    found = np.where(only[name][place], found, before)
-                    tries = np.where(only[name][place], tries, 0)
+                    found = np.where(there, found, before)
                 count += int(tries.sum())
                 energy += self._pulse_energy(found, tries)
                 halves.append(self._masked(name, found))
@@ -209,31 +216,33 @@ class Chip:
             copy = copy.write(target, tolerance=tolerance, budget=budget, only=only)
         chip = self._with(present, target=target, copy=copy, report=report)
         devices = self.card.crossbar
-        noiseless = devices.programming is None and devices.update is None
-        return replace(chip, matched=noiseless and self.matched)
+        plain = devices.programming is None and devices.update is None and devices.levels is None
+        return replace(chip, matched=self.matched and plain and tolerance is None and only is None)
+
+    def _own_share(self, asked: FloatArray, writes: int) -> FloatArray | float:
+        """Return how much of the mean error of some writes a device will repeat (least squares)."""
+        card = self.card.crossbar
+        if card.programming is None:
+            # Pulses start where the last ones ended: they make up for no other error.
+            return 0.0 if card.update is not None else 1.0
+        own = (card.device_to_device * asked) ** 2
+        noise = card.programming(card.relative(asked)) ** 2 / writes
+        return own / np.maximum(own + noise, 1e-300)
 
     def _try(
-        self,
-        array: DeviceArray,
-        before: FloatArray,
-        asked: FloatArray,
-        generator: np.random.Generator,
-        *,
-        again: bool = False,
+        self, array: DeviceArray, before: FloatArray, asked: FloatArray, generator: np.random.Generator
     ) -> tuple[FloatArray, Any]:
         """Return conductances after one write, and how many pulses it took.
 
         Where a card knows the update curve alone, a write is as many pulses as nominally lead from the
-        present conductance to the one asked for. A repeated write asks for what is missing on top.
+        present conductance to the one asked for.
         """
         card = self.card.crossbar
         if card.update is not None and card.programming is None:
             step = conductance_step(card.update, array.window)
             counts = np.rint((asked - before) / step).astype(np.int64)
             return pulsed_half(card.update, array, before, counts, generator), np.abs(counts)
-        low, high = array.window
-        target = np.clip(asked + (asked - before), low, high) if again else asked
-        return written(card, array, target, generator), np.ones(array.shape, dtype=np.int64)
+        return written(card, array, asked, generator), np.ones(array.shape, dtype=np.int64)
 
     def pulsed(self, counts: Mapping[str, tuple[FloatArray, FloatArray | None]]) -> Chip:
         """Return the die after pulses on its devices: ``counts`` (M, N), positive for up.
@@ -268,8 +277,8 @@ class Chip:
                 if spec.write_noise:
                     noise = conductance_step(spec, array.window) * spec.write_noise
                     off = found + noise * generator.standard_normal(array.shape)
-                    off = np.where(moved == 0, before, np.maximum(off, 0.0))
-                    shown.append(self._masked(name, array.held(off)))
+                    off = np.where(moved == 0, before, array.held(np.maximum(off, 0.0)))
+                    shown.append(self._masked(name, off))
                 else:
                     shown.append(found)
                 count += int(np.abs(moved).sum())
@@ -369,7 +378,13 @@ class Chip:
         )
 
     def restored(
-        self, target: Conductances, written: Conductances, present: Conductances, writes: int
+        self,
+        target: Conductances,
+        written: Conductances,
+        present: Conductances,
+        writes: int,
+        *,
+        matched: bool = False,
     ) -> Chip:
         """Return the die as a checkpoint left it, just written."""
         crossbars = {**self.values.crossbars, **present}
@@ -378,7 +393,7 @@ class Chip:
             target={**self.target, **target},
             written={**self.written, **written},
             values=replace(self.values, crossbars=crossbars),
-            matched=False,
+            matched=matched,
             writes=writes,
             age=0.0,
         )

@@ -11,6 +11,7 @@ import numpy as np
 from circuitsim.chip.chip import Chip
 from circuitsim.devices import DeviceCard, ideal_card
 from circuitsim.devices.memristor import DeviceArray, fabricated
+from circuitsim.errors import DeviceError
 from circuitsim.netlist import Netlist, Values
 from circuitsim.netlist.tables import FloatArray
 from circuitsim.seeds import stream
@@ -36,11 +37,20 @@ def fabricate(netlist: Netlist, card: DeviceCard | None = None, *, seed: int = 0
     needs, a circuit with devices of its own.
 
     Raises:
-        DeviceError: a conductance window outside the range in which the card holds.
+        DeviceError: a conductance window outside the range in which the card holds, or none.
     """
     card = card or ideal_card()
+    devices = card.crossbar
     for crossbar in netlist.crossbars:
-        card.crossbar.check_window(crossbar.g_min, crossbar.g_max, object=crossbar.name, card=card.name)
+        if not np.isfinite(crossbar.g_max) and (devices.stuck.total or devices.update or devices.levels):
+            raise DeviceError(
+                "levels, stuck devices and update curves need a conductance window",
+                object=crossbar.name,
+                field="g_max",
+                value=crossbar.g_max,
+                remedy="Give the crossbar g_min and g_max.",
+            )
+        devices.check_window(crossbar.g_min, crossbar.g_max, object=crossbar.name, card=card.name)
     chip = _network(netlist, card, seed, ())
     if not copy or not _differs(chip):
         return _with_correction(chip)
@@ -62,7 +72,8 @@ def _differs(chip: Chip) -> bool:
         or any(
             (card.amplifier.gain, card.amplifier.back_gain, card.amplifier.copy_gain, card.passive.resistor)
         )
-        or card.crossbar.programming is not None
+        or any((card.crossbar.programming, card.crossbar.update, card.crossbar.drift))
+        or chip.noisy
     )
 
 

@@ -65,7 +65,7 @@ def pulsed_half(
     found = low + (w + 1) * half
     if array.factor is not None:
         found = found * array.factor
-    return array.held(np.where(counts == 0, g, np.maximum(found, 0.0)))
+    return np.where(counts == 0, g, array.held(np.maximum(found, 0.0)))
 
 
 def symmetric_point(spec: UpdateCard, array: DeviceArray) -> FloatArray:
