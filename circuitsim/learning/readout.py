@@ -101,7 +101,11 @@ class MeasuredPhases(Phases):
 
     def dyadic(self, inputs: FloatArray, targets: FloatArray, beta: float, free: OperatingPoint) -> Change:
         # A linear network at rest: its voltages are the change.
-        change = self._circuit("dyadic").dyadic(inputs, targets, beta, free)
+        circuit, copy = self._circuit("dyadic"), self.chip.copy
+        if self.dual is not None and copy is not None and self.chip.noisy:
+            noisy = copy.read(*self.key, "dyadic", values=self.dual.values)
+            circuit = replace(circuit, dual=replace(self.dual, values=noisy))
+        change = circuit.dyadic(inputs, targets, beta, free)
         return self._measured(change, free, "dyadic", held=False)
 
     def rule(self, inputs: FloatArray, free: OperatingPoint, s: Change) -> Crossbars:
@@ -167,14 +171,23 @@ class MeasuredPhases(Phases):
             self._difference(d, v0, self._spread(own, layer), name, str(layer), held)
             for layer, (d, v0) in enumerate(zip(change.layers, own.layers, strict=True))
         )
-        return LayerChange(change.phase, layers, change.iterations, change.status)
+        if change.driven is None:
+            return replace(change, layers=layers)
+        outs = [bank.out for bank in own.banks]
+        outs += [np.zeros_like(d) for d in change.driven[len(outs) :]]
+        driven = tuple(
+            self._difference(d, v0, None, name, f"bank {number}", held)
+            for number, (d, v0) in enumerate(zip(change.driven, outs, strict=True))
+        )
+        return replace(change, layers=layers, driven=driven)
 
     def _scale(self, d: FloatArray) -> float:
         """Return the range of the converter over its card's that takes the largest change of a layer."""
         if self.adc is None:
             return 1.0
         low, high = self.adc.card.range
-        room, largest = min(-low, high) if low < 0 < high else high - low, float(np.abs(d).max(initial=0.0))
+        room = min(high - self._middle, self._middle - low)
+        largest = float(np.abs(d).max(initial=0.0))
         gain = 1
         while gain * 2 <= self.readout.gain and 2 * gain * largest <= room:
             gain *= 2
@@ -189,7 +202,15 @@ class MeasuredPhases(Phases):
             return self._sample(v0 + d, spread, f"{name} {part}", 1.0) - before
         # What is held was sampled too, with noise of its own.
         both = None if spread is None else spread * (math.sqrt(2.0) if held else 1.0)
-        return self._sample(d, both, f"{name} {part}", self._scale(d))
+        scale = self._scale(d)
+        shift = d.dtype.type(scale * self._middle)
+        return self._sample(d + shift, both, f"{name} {part}", scale) - shift
+
+    @property
+    def _middle(self) -> float:
+        """Where in the range a change of 0 lies [V]: in the middle where the range has no 0 inside."""
+        low, high = (-1.0, 1.0) if self.adc is None else self.adc.card.range
+        return 0.0 if low < 0 < high else 0.5 * (low + high)
 
     def _read_free(self, name: str, v0: FloatArray, spread: FloatArray | None) -> FloatArray:
         key = f"free {name}"
@@ -257,5 +278,6 @@ def needs_readings(chip: Chip, readout: ReadoutSpec, method: str) -> bool:
             field="crossbar.read_noise",
             remedy="Leave it out, or use a network of layers.",
         )
-    reads = readout.rule == "read" and (chip.card.adc is not None or thermal)
+    # Outputs are converted whatever the rule is.
+    reads = chip.card.adc is not None or (readout.rule == "read" and thermal)
     return reads or chip.noisy or chip.card.amplifier.anchor_noise > 0

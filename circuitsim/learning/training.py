@@ -14,9 +14,11 @@ import numpy as np
 
 from circuitsim.chip import Chip, Conductances
 from circuitsim.chip.energy import settling_time
+from circuitsim.errors import DeviceError
 from circuitsim.learning.adjoint import Adjoint
 from circuitsim.learning.cost import Cost
 from circuitsim.learning.dyadic import Dyadic
+from circuitsim.learning.dyadic_bp import DyadicBP
 from circuitsim.learning.estimators import Estimator
 from circuitsim.learning.gradient import Gradient, alignment
 from circuitsim.learning.optimiser import Optimiser, OptimiserSpec
@@ -80,7 +82,7 @@ class Trainer:
     ) -> None:
         self.settings = settings or SolverSettings(check=False)
         self.plan = plan
-        if not isinstance(estimator, Dyadic):
+        if not isinstance(estimator, (Dyadic, DyadicBP)):
             chip = chip.without_copy()
         if self.settings.precision == "float32":
             chip = chip.in_precision("float32")
@@ -88,9 +90,13 @@ class Trainer:
         self.chip = self.writer.prepare(chip)
         self.readout = readout or ReadoutSpec()
         self.age = age
-        self._stores_devices = written or self.writer.method != "ideal"
+        # Drift has draws of its own for every write: which one the last was counts.
+        drifts = chip.card.crossbar.drift is not None
+        self._stores_devices = written or drifts or self.writer.method != "ideal"
         self._dac, self._adc = chip_converters(chip)
         self._reads = needs_readings(chip, self.readout, plan.chosen(self.settings))
+        if isinstance(estimator, DyadicBP) and self._reads:
+            _check_clocked(chip, self.readout)
         self._steps = 0
         self.cost = cost
         self.estimator = estimator
@@ -142,14 +148,18 @@ class Trainer:
         phases = self.phases(chip)
         if not self._reads or isinstance(self.estimator, Adjoint):
             return phases
-        values = chip.read(*key, fast=False) if chip.noisy else chip.values
+        values, dual = chip.values, chip.dual
+        if chip.noisy:
+            values = chip.read(*key, fast=False)
+            if dual is not None and chip.copy is not None:
+                dual = replace(dual, values=chip.copy.read(*key, fast=False))
         return MeasuredPhases(
             plan=self.plan,
             values=values,
             cost=self.cost,
             settings=self.settings,
             correction=chip.correction,
-            dual=chip.dual,
+            dual=dual,
             chip=chip,
             readout=self.readout,
             adc=self._adc,
@@ -160,11 +170,24 @@ class Trainer:
         """Return samples as the DACs put them out."""
         if self._dac is None:
             return samples
+        gain = self._input_gain
+        inputs = self._dac.driven(samples.inputs * gain) / gain
+        return Samples(inputs=inputs, labels=samples.labels)
+
+    @property
+    def _input_gain(self) -> FloatArray:
+        """Volts per unit of every input (n_in,)."""
         port = self.plan.netlist.inputs
         gain = np.ones(port.size)
         gain[port.column] = np.where(port.gain == 0, 1.0, np.abs(port.gain))
-        inputs = self._dac.driven(samples.inputs * gain) / gain
-        return Samples(inputs=inputs, labels=samples.labels)
+        return gain
+
+    def _sampled(self, inputs: FloatArray, *key: str | int) -> FloatArray:
+        """Return inputs with what the DACs add to every sample."""
+        if self._dac is None or not self._dac.card.noise:
+            return inputs
+        normal = stream(self.chip.seed, "dac", self.seed, *key).standard_normal(inputs.shape)
+        return inputs + self._dac.card.noise / self._input_gain * normal
 
     def epoch(
         self,
@@ -214,10 +237,7 @@ class Trainer:
     def step(self, rows: IntArray, factor: float = 1.0) -> Gradient:
         """Learn from the training samples ``rows`` once: estimate, step, program."""
         self._steps += 1
-        inputs = self.train.inputs[rows]
-        if self._dac is not None and self._dac.card.noise:
-            normal = stream(self.chip.seed, "dac", self.seed, self._steps).standard_normal(inputs.shape)
-            inputs = inputs + self._dac.card.noise * normal
+        inputs = self._sampled(self.train.inputs[rows], self._steps)
         phases = self.measured("step", self._steps) if self._reads else self.phases()
         gradient = self.estimator.estimate(phases, inputs, self._targets[rows])
         old = self.writer.conductance(self.chip)
@@ -241,10 +261,11 @@ class Trainer:
         phases = self.phases(chip)
         measured = self.measured("test", self._steps, chip=chip)
         values = measured.present("free") if isinstance(measured, MeasuredPhases) else measured.values
-        point = solve(self.plan, values, Drive(inputs=self.test.inputs[:_CHECKED]), checked)
+        tested = self._sampled(self.test.inputs, "test", self._steps)
+        point = solve(self.plan, values, Drive(inputs=tested[:_CHECKED]), checked)
         outputs = [netlist.outputs.read(point.node_voltage)]
-        for start in range(_CHECKED, len(self.test), _CHECKED):
-            outputs.append(measured.outputs(measured.free(self.test.inputs[start : start + _CHECKED])))
+        for start in range(_CHECKED, len(tested), _CHECKED):
+            outputs.append(measured.outputs(measured.free(tested[start : start + _CHECKED])))
         y = np.concatenate(outputs)
         if isinstance(measured, MeasuredPhases):
             y = measured.read_voltage(y)
@@ -264,7 +285,7 @@ class Trainer:
         exact = Adjoint().estimate(phases, inputs, targets, free=free)
         if self._reads:
             read = self.measured("probe", self._steps, chip=chip)
-            estimate = self.estimator.estimate(read, inputs, targets)
+            estimate = self.estimator.estimate(read, self._sampled(inputs, "probe", self._steps), targets)
         else:
             estimate = self.estimator.estimate(phases, inputs, targets, free=free)
         for name, (cosine, error) in alignment(estimate, exact).items():
@@ -282,8 +303,8 @@ class Trainer:
                 self.writer.steps,
                 self.writer.writes,
                 self.writer.energy,
-                self._steps,
                 self.chip.writes,
+                self.chip.matched,
             )
             arrays["device/counts"] = np.array(counts, dtype=np.float64)
             arrays |= {f"device/pending/{key}": array for key, array in self.writer.state.items()}
@@ -293,8 +314,6 @@ class Trainer:
             for place, chip in chips.items():
                 self._keep(arrays, f"{place}/written", chip.written)
                 self._keep(arrays, f"{place}/present", chip.values.crossbars)
-        elif self._reads:
-            arrays["device/counts"] = np.array([float(self._steps)])
         return arrays
 
     def _keep(self, arrays: dict[str, FloatArray], place: str, pairs: Conductances) -> None:
@@ -314,11 +333,10 @@ class Trainer:
         """Go on from what `state` returned: the same numbers follow, bit for bit."""
         moments = {key.removeprefix("optimiser/"): array for key, array in state.items()}
         self.optimiser.restore(moments, int(state["optimiser/count"][0]))
+        self._steps = self.optimiser.count
         target = self._kept(state, "conductance")
         if not self._stores_devices:
             self.chip = self.chip.reprogrammed(target)
-            if self._reads:
-                self._steps = int(state["device/counts"][0])
             return
         counts = state["device/counts"]
         pending = {
@@ -327,15 +345,32 @@ class Trainer:
             if key.startswith("device/pending/")
         }
         self.writer.restore(pending, counts)
-        self._steps, writes = int(counts[3]), int(counts[4])
-        restored = self._as_stored(self.chip, state, "device", target, writes)
+        restored = self._as_stored(self.chip, state, "device", target, counts)
         if self.chip.copy is not None:
-            copy = self._as_stored(self.chip.copy, state, "device/copy", target, writes)
+            copy = self._as_stored(self.chip.copy, state, "device/copy", target, counts)
             restored = replace(restored, copy=copy)
         self.chip = restored
 
     def _as_stored(
-        self, chip: Chip, state: Mapping[str, FloatArray], place: str, target: Any, writes: int
+        self, chip: Chip, state: Mapping[str, FloatArray], place: str, target: Any, counts: FloatArray
     ) -> Chip:
         written, present = self._kept(state, f"{place}/written"), self._kept(state, f"{place}/present")
-        return chip.restored(target, written, present, writes)
+        return chip.restored(target, written, present, int(counts[3]), matched=bool(counts[4]))
+
+
+def _check_clocked(chip: Chip, readout: ReadoutSpec) -> None:
+    """Refuse what a clocked pipeline does not model: converters, and noise that differs between phases.
+
+    Raises:
+        DeviceError: with what the card has of it.
+    """
+    fast = [noise.kind for noise in chip.card.crossbar.read_noise if noise.kind != "flicker"]
+    field = "crossbar.read_noise" if fast else "adc"
+    if fast or (readout.rule == "read" and chip.card.adc is not None):
+        raise DeviceError(
+            "dyadic_bp has no phases to read: it knows neither converters nor fast noise",
+            object=chip.card.name,
+            field=field,
+            value=", ".join(fast) or None,
+            remedy="Choose dyadic or asymep, a card without it, or readout.rule: local.",
+        )

@@ -74,19 +74,29 @@ class UpdateSpec(Spec):
         """Return the method for a card.
 
         Raises:
-            DeviceError: pulses on a card without an update curve.
+            DeviceError: pulses on a card without an update curve, or what is for pulses without them.
         """
-        if self.method == "auto":
-            return "ideal" if card.crossbar.update is None else "pulses"
-        if card.crossbar.update is None and (self.method == "pulses" or self.start != "as_written"):
+        method = self.method
+        if method == "auto":
+            method = "ideal" if card.crossbar.update is None else "pulses"
+        if card.crossbar.update is None and method == "pulses":
             raise DeviceError(
                 "needs a card with an update curve",
                 object=card.name,
                 field="update.method",
-                value=self.method,
+                value=method,
                 remedy="Choose another card, or updates that are ideal or writes.",
             )
-        return self.method
+        for name, asked in (("start", self.start != "as_written"), ("zero_shift", self.zero_shift)):
+            if asked and method != "pulses":
+                raise DeviceError(
+                    "is for updates by pulses",
+                    object=card.name,
+                    field=f"update.{name}",
+                    value=getattr(self, name),
+                    remedy="Leave it out, or choose a card with an update curve and method: pulses.",
+                )
+        return method
 
 
 @dataclass(eq=False)
@@ -126,16 +136,17 @@ class DeviceWriter:
             plus, minus = chip.written[crossbar.name]
             own = symmetric_point(update, first)
             if second is not None and self.spec.zero_shift:
-                # The reference is written, not pulsed: a device of its own stuck or off does not matter.
-                minus = own
+                # A device like any other: where it is stuck it stays.
+                minus = second.held(own)
             elif second is not None and start:
                 minus = symmetric_point(update, second)
             if start:
                 plus = own
+            dtype = chip.target[crossbar.name][0].dtype
             if crossbar.mask is not None:
                 plus = np.where(crossbar.mask, plus, 0.0)
                 minus = None if minus is None else np.where(crossbar.mask, minus, 0.0)
-            found[crossbar.name] = plus, minus
+            found[crossbar.name] = plus.astype(dtype), None if minus is None else minus.astype(dtype)
         copy = None if chip.copy is None else self._at_symmetric_points(chip.copy)
         return replace(chip.restored(found, found, found, chip.writes + 1), copy=copy)
 
@@ -143,15 +154,9 @@ class DeviceWriter:
         """Return what the optimiser steps from: targets, or of pulsed devices what they have."""
         if self.method != "pulses":
             return chip.target
-        found: dict[str, tuple[FloatArray, FloatArray | None]] = {}
-        for crossbar in chip.netlist.trainable:
-            plus, minus = (
-                None if g is None else np.clip(g, crossbar.g_min, crossbar.g_max)
-                for g in chip.written[crossbar.name]
-            )
-            assert plus is not None
-            found[crossbar.name] = plus, minus
-        return found
+        return chip.checked(
+            {crossbar.name: chip.written[crossbar.name] for crossbar in chip.netlist.trainable}
+        )
 
     def apply(self, chip: Chip, old: Conductances, new: Conductances) -> Chip:
         """Return the die after one step of the optimiser, from ``old`` to ``new`` conductances."""
