@@ -572,6 +572,12 @@ def merged_cards(cards: Sequence[str | Mapping[str, Any]], folder: Path | None =
                     field=key,
                     remedy=f"Keep one of them, or change single values with a mapping: - {{{key}: ...}}.",
                 )
+            if key in whole:
+                raise SpecError(
+                    f"is given before {card.name}, which describes it too",
+                    field=key,
+                    remedy="Put the mapping behind the cards that it changes.",
+                )
             origin[key] = card.name
             whole[key] = document[key]
         if card.doi is not None and "doi" not in whole:

@@ -17,7 +17,7 @@ from circuitsim.netlist import Netlist
 from circuitsim.netlist.files import netlist_document
 from circuitsim.netlist.roles import with_roles
 from circuitsim.network import NetworkSpec, load_network
-from circuitsim.network.spec import WiresSpec
+from circuitsim.network.spec import SynapseSpec, WiresSpec
 from circuitsim.record import provenance
 from circuitsim.solver import Plan, build_plan
 from circuitsim.study.experiment import DataSpec, ExperimentSpec
@@ -237,8 +237,13 @@ def make_bench(
     if isinstance(drawn, NetworkSpec) and (card.wire is not None or card.amplifier.output_resistance):
         wired = _with_wires(drawn, card, file=file)
         netlist = compile_network(wired, seed=experiment.seed)
-    elif card.wire is not None:
-        raise SpecError("is for networks: a deck draws its own wires", file=file, field="cards.wire")
+    elif isinstance(drawn, Netlist):
+        for field, given in (
+            ("wire", card.wire),
+            ("amplifier.output_resistance", card.amplifier.output_resistance),
+        ):
+            if given:
+                raise SpecError("is for networks: a deck draws its own", file=file, field=f"cards.{field}")
     rates = experiment.training.optimiser.rates
     known = [crossbar.name for crossbar in netlist.trainable]
     for name in rates:
@@ -270,6 +275,8 @@ def make_bench(
             value=True,
         )
     experiment.update.chosen(card)
+    # An age beyond what the card was measured for shows now, not after the first epoch.
+    bench.chip.aged(experiment.age)
     return bench
 
 
@@ -303,19 +310,17 @@ def _with_wires(network: NetworkSpec, card: DeviceCard, *, file: object) -> Netw
             )
         wires = None
     else:
-        wires = WiresSpec(
-            resistance=wire.per_segment(card=card.name), driver=wire.driver + output, sense=wire.sense
-        )
-    synapses = [
-        synapse.model_copy(
-            update={
-                "wires": wires
-                if synapse.wires is None
-                else synapse.wires.model_copy(update={"driver": synapse.wires.driver + output})
-            }
-        )
-        for synapse in network.synapses
-    ]
+        wires = WiresSpec(resistance=wire.per_segment(card=card.name), driver=wire.driver, sense=wire.sense)
+
+    def own(synapse: SynapseSpec) -> WiresSpec:
+        # Between the nodes of two layers there is no amplifier.
+        passive = synapse.kind == "resistive" and synapse.source in network.layers
+        more = 0.0 if passive else output
+        found = wires if synapse.wires is None else synapse.wires
+        assert found is not None
+        return found.model_copy(update={"driver": found.driver + more})
+
+    synapses = [synapse.model_copy(update={"wires": own(synapse)}) for synapse in network.synapses]
     return network.model_copy(update={"synapses": synapses})
 
 

@@ -339,6 +339,8 @@ class UseSpec(Spec):
             remedy = "Give training.epochs instead."
             rule = "in situ learning is on the die already"
             problems.append(SpecError(rule, field="fine_tune", value=self.fine_tune, remedy=remedy))
+        if self.kind != "noise_aware" and self.noise != 1:
+            problems.append(SpecError("is for kind noise_aware", field="noise", value=self.noise))
         if problems:
             raise Inconsistent(problems)
         return self

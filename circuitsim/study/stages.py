@@ -18,6 +18,8 @@ from circuitsim.seeds import stream
 
 __all__ = ["NoiseAwareTrainer", "StagedTrainer"]
 
+_POSITIVE = frozenset({"conductance", "capacitance", "saturation", "saturation_current", "slope_voltage"})
+
 Step = Callable[[int, int, Mapping[str, float]], None]
 
 
@@ -81,13 +83,12 @@ class StagedTrainer:
             return self.first.epoch(number, on_step)
         if number > self._transfer:
             return self.die.epoch(number - self._transfer - 1, on_step)
-        chip = self.programming.apply(self.die.chip, self.first.chip.target)
-        if self.die.settings.precision == "float32":
-            chip = chip.in_precision("float32")
-        self.die.chip, self._on_die = chip, True
+        self._write()
+        self._on_die = True
+        report = self.die.chip.report
         metrics = dict.fromkeys(self.metric_names, np.nan)
-        metrics |= self.die.measure() | {"seconds": 0.0, "writes": float(chip.report.writes)}
-        metrics["step_energy"] = chip.report.energy
+        metrics |= self.die.measure() | {"seconds": 0.0, "writes": float(report.writes)}
+        metrics["step_energy"] = report.energy
         on_step(1, 1, {})
         return metrics
 
@@ -108,7 +109,16 @@ class StagedTrainer:
             key.removeprefix("first/"): value for key, value in state.items() if key.startswith("first/")
         }
         self.first.restore(first)
+        if self._on_die:
+            # Devices that do not learn are as the transfer wrote them.
+            self._write()
         self.die.restore(state)
+
+    def _write(self) -> None:
+        chip = self.programming.apply(self.die.chip, self.first.chip.target)
+        if self.die.settings.precision == "float32":
+            chip = chip.in_precision("float32")
+        self.die.chip = chip
 
 
 def _between(ideal: Values, noisy: Values, noise: float) -> Values:
@@ -116,9 +126,11 @@ def _between(ideal: Values, noisy: Values, noise: float) -> Values:
     if noise == 1:
         return noisy
 
-    def mixed(a: FloatArray, b: FloatArray) -> FloatArray:
+    def mixed(a: FloatArray, b: FloatArray, column: str = "") -> FloatArray:
         with np.errstate(invalid="ignore"):
-            return np.where(np.isfinite(a) & np.isfinite(b), a + noise * (b - a), a)
+            found = np.where(np.isfinite(a) & np.isfinite(b), a + noise * (b - a), a)
+        # Fabrication lets none of these fall below a tenth either.
+        return np.maximum(found, 0.1 * a) if column in _POSITIVE else found
 
     crossbars: dict[str, tuple[FloatArray, FloatArray | None]] = {}
     for name, (plus, minus) in ideal.crossbars.items():
@@ -128,8 +140,12 @@ def _between(ideal: Values, noisy: Values, noise: float) -> Values:
             None if minus is None or m is None else np.maximum(mixed(minus, m), 0.0),
         )
     banks = {
-        name: {column: mixed(a, noisy.banks[name][column]) for column, a in columns.items()}
+        name: {column: mixed(a, noisy.banks[name][column], column) for column, a in columns.items()}
         for name, columns in ideal.banks.items()
     }
     senses = {name: mixed(a, noisy.senses[name]) for name, a in ideal.senses.items()}
-    return replace(noisy, crossbars=crossbars, banks=banks, senses=senses)
+    tables = {
+        kind: {column: mixed(a, noisy.tables[kind][column], column) for column, a in columns.items()}
+        for kind, columns in ideal.tables.items()
+    }
+    return replace(noisy, tables=tables, crossbars=crossbars, banks=banks, senses=senses)
