@@ -32,8 +32,9 @@ def main() -> None:
             show(device, cycle, 0, "up", w)
             for sign, direction in ((1, "up"), (-1, "down")):
                 for pulse in range(1, PULSES + 1):
+                    own = step * (1 + sign * tilt)
                     room = 1 - w / high if sign > 0 else 1 - w / low
-                    w += sign * step * (1 + sign * tilt) * room + CYCLE_TO_CYCLE * STEP * draw()
+                    w += sign * own * room + CYCLE_TO_CYCLE * own * draw()
                     w = min(max(w, low), high)
                     show(device, cycle, pulse, direction, w)
 

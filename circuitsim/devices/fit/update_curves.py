@@ -430,7 +430,8 @@ def _noise(sides: list[FittedSide]) -> StepNoise:
     """Return the spread of single steps about their curves: of one size, or in proportion to the step,
     whichever makes the residuals likelier."""
     noisy = sides[0].steps.noisy
-    one, several = (_noise_sums(sides, multiplicative=m, noisy=noisy) for m in (False, True))
+    one = _noise_sums(sides, noisy=noisy)
+    several = _noise_sums(sides, noisy=noisy, first=one)
     residual = np.concatenate([side.residual for side in sides])
 
     def likelihood(noise: StepNoise) -> float:
@@ -440,7 +441,9 @@ def _noise(sides: list[FittedSide]) -> StepNoise:
     return several if likelihood(several) > likelihood(one) + _CLEARLY else one
 
 
-def _noise_sums(sides: list[FittedSide], *, multiplicative: bool, noisy: bool) -> StepNoise:
+def _noise_sums(sides: list[FittedSide], *, noisy: bool, first: StepNoise | None = None) -> StepNoise:
+    """Return noise of one size per device; or in proportion to the step, weighted by what ``first`` says."""
+    multiplicative = first is not None
     devices = sides[0].steps.devices
     sums = {name: np.zeros(devices) for name in ("squares", "readings", "scale")}
     moments, expected = np.zeros((devices, 2)), np.zeros((devices, 2, 2))
@@ -456,11 +459,13 @@ def _noise_sums(sides: list[FittedSide], *, multiplicative: bool, noisy: bool) -
         inverse[device] = unit**-2
         own[:, :, 1] *= inverse[:, None]
         expected += own
-        if multiplicative:
+        if first is not None:
             number = np.bincount(device, minlength=devices)
             # Residuals are smaller than errors, by what the fitted coefficients took.
             grown = number / np.maximum(number - side.design.shape[1], 1)
-            weight = 1 / (m**2 + 0.0025 * level + 1e-30)
+            # Of least variance where the noise is as it was found at first.
+            expected_square = first.single**2 * (m**2 + 0.0025 * level) + 2 * first.reading**2 + 1e-30
+            weight = m**2 / expected_square**2
             sums["squares"] += grown * np.bincount(device, weight * r * r, minlength=devices)
             sums["readings"] += np.bincount(device, weight * side.of_readings()[0], minlength=devices)
             sums["scale"] += np.bincount(device, weight * m**2, minlength=devices)
