@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ class _Panel:
 
 def build_sweep_figures(table: Table) -> dict[str, Figure]:
     """Return the figures that a sweep has data for: ``accuracy`` (or ``error``) and ``cosine``."""
-    found = die_results(table)
+    found = _with_series(table, die_results(table))
     figures: dict[str, Figure] = {}
     with styled():
         trained = table.header["measure"] == "training"
@@ -171,6 +171,21 @@ def _figure(table: Table, found: DieResults, quantity: _Quantity) -> Figure:
         title_fontsize=8.5,
     )
     return figure
+
+
+def _with_series(table: Table, found: DieResults) -> DieResults:
+    """Where all is by one estimator, let the values of another axis have the colours: call them so."""
+    if len(np.unique(found.estimator)) != 1:
+        return found
+    for axis in sorted(found.axes, key=lambda axis: table.header["axes"][axis]):
+        values = found.axes[axis].tolist()
+        if axis != table.header["x"] and 1 < len(set(values)) <= len(PALETTE):
+            words = [
+                f"{_short(axis)} {_value(value)}" if table.header["axes"][axis] else str(value)
+                for value in values
+            ]
+            return replace(found, estimator=np.array(words))
+    return found
 
 
 def _panels(table: Table, found: DieResults, x: str) -> tuple[list[_Panel], list[str]]:

@@ -258,6 +258,19 @@ def test_an_axis_of_words_is_drawn_side_by_side() -> None:
     assert all(container.lines[0].get_linestyle() == "None" for container in panel.containers)
 
 
+def test_one_estimator_leaves_the_colours_to_another_axis() -> None:
+    grid = [(technology, way) for technology in ("pcm", "rram") for way in ("transfer", "in situ")]
+    axes: dict[str, list[Any]] = {"technology": [t for t, _ in grid], "way": [w for _, w in grid]}
+    whole = table(axes=axes, numeric=dict.fromkeys(axes, False), x="technology", estimators=("dyadic",))
+    [panel] = panels(build_sweep_figures(whole)["accuracy"])
+    assert [container.get_label() for container in panel.containers] == ["transfer", "in situ"]
+    numeric = {"technology": False, "way": True}
+    columns = dict(whole.columns) | {"way": np.where(whole.columns["way"] == "transfer", 0.5, 2.0)}
+    whole = Table(columns=columns, header={**whole.header, "axes": numeric}, aside=whole.aside)
+    [panel] = panels(build_sweep_figures(whole)["accuracy"])
+    assert [container.get_label() for container in panel.containers] == ["way 0.5", "way 2"]
+
+
 def test_a_random_design_is_a_cloud_on_the_scale_of_its_axis() -> None:
     steps = [10.0 ** (-3 + 0.2 * k) for k in range(11)]
     axes: dict[str, list[Any]] = {
