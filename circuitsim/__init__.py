@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from circuitsim.chip import Chip, fabricate
+    from circuitsim.chip.nonlinear import nonlinear_netlist
     from circuitsim.compiler import compile_network
     from circuitsim.data import load_digits, load_fashion_mnist, load_mnist
-    from circuitsim.devices import DeviceCard, ideal_card, load_card
+    from circuitsim.devices import DeviceCard, find_card, ideal_card, load_card, merged_cards
     from circuitsim.errors import (
         CircuitsimError,
         ConvergenceError,
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
     from circuitsim.network import NetworkSpec, load_network
     from circuitsim.record import RunRecord, read_record
     from circuitsim.solver import Drive, OperatingPoint, Plan, SolverSettings, build_plan, solve
+    from circuitsim.solver.correction import Correction
+    from circuitsim.solver.dual import DualNetwork
     from circuitsim.solver.settling import settle
     from circuitsim.solver.sweep import sweep
     from circuitsim.solver.transient import TransientResult, TransientSettings, transient
@@ -58,9 +61,10 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "chip": ("Chip", "fabricate"),
+    "chip.nonlinear": ("nonlinear_netlist",),
     "compiler": ("compile_network",),
     "data": ("load_digits", "load_fashion_mnist", "load_mnist"),
-    "devices": ("DeviceCard", "ideal_card", "load_card"),
+    "devices": ("DeviceCard", "find_card", "ideal_card", "load_card", "merged_cards"),
     "errors": (
         "CircuitsimError",
         "ConvergenceError",
@@ -95,6 +99,8 @@ _HOMES = {
     "network": ("NetworkSpec", "load_network"),
     "record": ("RunRecord", "read_record"),
     "solver": ("Drive", "OperatingPoint", "Plan", "SolverSettings", "build_plan", "solve"),
+    "solver.correction": ("Correction",),
+    "solver.dual": ("DualNetwork",),
     "solver.settling": ("settle",),
     "solver.sweep": ("sweep",),
     "solver.transient": ("TransientResult", "TransientSettings", "transient"),

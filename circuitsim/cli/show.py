@@ -36,7 +36,7 @@ def command(
     seconds, cosine {crossbar: mean}, kcl_residual}], figures, provenance}.
     """
     from circuitsim.record import read_record
-    from circuitsim.report.tables import headline, result_rows
+    from circuitsim.report.tables import energy_line, headline, result_rows
 
     run = read_record(record)
     paths: list[Path] = []
@@ -73,5 +73,8 @@ def command(
     ]
     print_facts(str(record), facts)
     print_table("Results", columns, rows)
+    energy = energy_line(run)
+    if energy is not None:
+        print_line(f"energy   {energy}")
     for path in paths:
         print_line(f"figure   {path}")

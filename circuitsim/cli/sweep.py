@@ -69,8 +69,7 @@ def command(
             done = run_sweep(sweep, output=output, workers=workers, scheduler=scheduler, watcher=display)
         except KeyboardInterrupt:
             display.__exit__()
-            remark(f"interrupted; {display.kept} of {display.total} results are kept")
-            remark("the same command goes on")
+            _interrupted(display)
             raise typer.Exit(130) from None
     paths: list[Path] = []
     if figures and len(done.table):
@@ -144,6 +143,14 @@ class SweepDisplay:
             self._last_line = now
             facts = [f"{self.kept} of {self.total}", f"{left} left", *([failed] if failed else [])]
             remark(", ".join(facts))
+
+
+def _interrupted(display: SweepDisplay) -> None:
+    if not display.total:
+        remark("interrupted before anything ran")
+        return
+    remark(f"interrupted; {display.kept} of {display.total} results are kept")
+    remark("the same command goes on")
 
 
 def _report_json(done: SweepResult, paths: list[Path]) -> None:

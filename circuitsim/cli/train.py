@@ -55,7 +55,8 @@ def command(
 
     JSON: {record, estimator, test_accuracy (0 to 1; null without classes), test_rms_error (V; null with
     classes), epochs, seconds, estimators [{estimator, test_accuracy, test_rms_error, epochs, seconds,
-    cosine {crossbar: mean}, kcl_residual}], figures}.
+    cosine {crossbar: mean}, kcl_residual, settling_time (s), inference_energy and step_energy (J), writes}],
+    figures}.
     """
     with ProgressDisplay() as display:
         try:
@@ -176,7 +177,7 @@ def _report_json(run: RunRecord, paths: list[Path]) -> None:
 
 
 def _report(run: RunRecord, paths: list[Path], experiment: Path) -> None:
-    from circuitsim.report.tables import result_rows
+    from circuitsim.report.tables import energy_line, result_rows
 
     columns, rows, _ = result_rows(run)
     seed = run.header["seed"]
@@ -187,6 +188,9 @@ def _report(run: RunRecord, paths: list[Path], experiment: Path) -> None:
         rows,
     )
     print_line("cosine: estimated to exact gradient, mean over epochs (1-1e-3 is 0.999)\n")
+    energy = energy_line(run)
+    if energy is not None:
+        print_line(f"energy   {energy}")
     print_line(f"record   {run.path}")
     for path in paths:
         print_line(f"figure   {path}")

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from circuitsim.record import ArmRecord, RunRecord
+from circuitsim.units import engineering
 
-__all__ = ["headline", "result_rows", "score_cell"]
+__all__ = ["energy_line", "headline", "result_rows", "score_cell"]
 
 
 def headline(record: RunRecord) -> dict[str, Any]:
@@ -60,6 +61,10 @@ def result_rows(record: RunRecord) -> tuple[list[str], list[list[str]], list[dic
             "seconds": _total(arm, "seconds"),
             "cosine": cosines,
             "kcl_residual": residual,
+            "settling_time": _last(arm, "settling_time"),
+            "inference_energy": _last(arm, "inference_energy"),
+            "step_energy": _last(arm, "step_energy"),
+            "writes": _total(arm, "writes"),
         }
         results.append(result)
         label = f"{arm.name} (exact)" if arm.name.startswith("adjoint") else arm.name
@@ -74,6 +79,19 @@ def result_rows(record: RunRecord) -> tuple[list[str], list[list[str]], list[dic
             ]
         )
     return columns, rows, results
+
+
+def energy_line(record: RunRecord) -> str | None:
+    """Return what the run's main estimator takes, in words; None where nothing stores charge."""
+    arm = record.arms[headline(record)["estimator"]]
+    settling, inference = _last(arm, "settling_time"), _last(arm, "inference_energy")
+    step, writes = _last(arm, "step_energy"), _total(arm, "writes")
+    if not settling or inference is None:
+        return None
+    words = f"{engineering(inference, 'J', 3)} per inference, settled in {engineering(settling, 's', 3)}"
+    if step is not None:
+        words += f"; {engineering(step, 'J', 3)} per training step"
+    return words + (f"; {writes:.3g} writes or pulses in all" if writes else "")
 
 
 def score_cell(value: float | None, *, in_volts: bool) -> str:

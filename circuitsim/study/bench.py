@@ -231,6 +231,14 @@ def make_bench(
         SpecError: network, data, cards and experiment do not fit each other.
         DeviceError: something is outside the range in which a card holds.
     """
+    if card.crossbar.nonlinearity is not None:
+        raise SpecError(
+            "is for single operating points: learning knows conductances only",
+            file=file,
+            field="cards.crossbar.nonlinearity",
+            value=card.crossbar.nonlinearity,
+            remedy="Set it to null; nonlinear_netlist() gives the die with its bent devices.",
+        )
     drawn = _as_carded(experiment, circuit, card, file=file)
     netlist, cost = _circuit(experiment, drawn, data, file=file)
     software = netlist
