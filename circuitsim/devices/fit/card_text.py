@@ -92,7 +92,8 @@ def _comment(estimates: Sequence[Estimate]) -> str:
         if estimate.interval is not None:
             ends = " ... ".join(plain(end, spice=estimate.spice) for end in estimate.interval)
             texts.append(f"[{ends}]")
-    return "  ".join([", ".join(texts), estimates[0].meaning] if texts else [estimates[0].meaning])
+    meaning = "; ".join(dict.fromkeys(estimate.meaning for estimate in estimates))
+    return f"{', '.join(texts)}  {meaning}" if texts else meaning
 
 
 def _lines(value: Mapping[str, Any], path: str, depth: int) -> Iterator[tuple[str, str]]:

@@ -102,7 +102,7 @@ def fit_pulses(
 def _check(data: PulseData, steps: Steps) -> None:
     for up, name in ((True, "up"), (False, "down")):
         count = np.bincount(steps.device[steps.up == up], minlength=len(data.names))
-        if not count.any():
+        if not np.any((data.up == up) & (data.pulse > 0)):
             raise DeviceError(
                 f"there is no pulse {name}",
                 file=data.file,

@@ -53,7 +53,7 @@ def corrected_spread(estimate: FloatArray, variance: FloatArray) -> FloatArray:
 
 
 def student_quantile(probability: float, freedom: int) -> float:
-    """Return a quantile of Student's t, to 2e-3 from 3 degrees of freedom on (Cornish and Fisher)."""
+    """Return a quantile of Student's t, to 4e-3 from 3 degrees of freedom on (Cornish and Fisher)."""
     z = _NORMAL.inv_cdf(probability)
     terms = (
         (z**3 + z) / 4,

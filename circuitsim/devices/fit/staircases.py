@@ -233,19 +233,23 @@ class _Side:
         last = usable & (start >= self.final[self.device] - room)
         size = np.bincount(self.device[near], minlength=self.devices)
         saturated = self._stopped(near, drive, 6 if noisy else 3)
-        if saturated.any():
-            level: FloatArray
-            if noisy:
-                level = np.bincount(self.device[near], self.after[near], minlength=self.devices).astype(float)
-                level = level / np.maximum(size, 1)
-                off = (self.after - level[self.device])[near] ** 2
-                uncertain = np.bincount(self.device[near], off, minlength=self.devices).astype(float)
-                uncertain = uncertain / np.maximum(size * (size - 1), 1)
-            else:
-                level = np.full(self.devices, -np.inf)
-                np.maximum.at(level, self.device, np.maximum(self.after, self.before))
+        level: FloatArray
+        if noisy:
+            level = np.bincount(self.device[near], self.after[near], minlength=self.devices).astype(float)
+            level = level / np.maximum(size, 1)
+            off = (self.after - level[self.device])[near] ** 2
+            uncertain = np.bincount(self.device[near], off, minlength=self.devices).astype(float)
+            uncertain = uncertain / np.maximum(size * (size - 1), 1)
+            tied = np.zeros(self.devices, dtype=bool)
+        else:
+            level = np.full(self.devices, -np.inf)
+            np.maximum.at(level, self.device, np.maximum(self.after, self.before))
+            # Readings without noise that end at the very same place ended at a bound.
+            at_level = np.abs(self.after - level[self.device]) < 1e-9 * self.span[self.device]
+            tied = np.bincount(self.device[at_level], minlength=self.devices) > 1
+        if saturated.any() or tied.any():
             bound = np.where(saturated, level, np.nan)
-            limit = np.where(saturated, level, self.final)[self.device]
+            limit = np.where(saturated | tied, level, self.final)[self.device]
             kept = usable & (start + room <= limit)
         elif self._slow(last):
             # Where steps vanish, a bound may still cut off the noise above it.

@@ -33,8 +33,8 @@ UPDATES: tuple[Update, ...] = ("linear", "soft_bounds", "exponential")
 LEAST_STEPS = 4
 """Of one device in one direction, besides those next to a bound."""
 _BINS = 40
-_STEEPEST = 20.0
-"""Largest rate of an exponential step."""
+_FLATTEST, _STEEPEST = 0.2, 20.0
+"""Rates of an exponential step. Below, it is a straight line, of which scale and amplitude are one number."""
 _STRONG = 10.0
 """By how much the criterion must favour four numbers that bend the curve: readings that went astray bend it
 too."""
@@ -392,7 +392,7 @@ def pooled_exponential(bins: Bins, start: FloatArray | None = None) -> LeastSqua
     """Return amplitude and rate that suit all devices best."""
 
     def residual(p: FloatArray) -> FloatArray:
-        if abs(p[1]) > _STEEPEST or abs(p[0]) > _LARGEST:
+        if not _FLATTEST < abs(p[1]) < _STEEPEST or abs(p[0]) > _LARGEST:
             return np.full(len(bins.start), np.inf)
         return bins.residual(exponential_step(p, bins.start))
 
