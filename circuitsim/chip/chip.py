@@ -164,9 +164,9 @@ class Chip:
         """Return the die after writing every device of the given crossbars, with programming noise.
 
         With ``tolerance`` [fraction of the window] each device is read back and written again until it is
-        that close to its target, or has had ``budget`` writes: write-verify. The reads are exact; what a
-        device's writes were off by on the mean is asked for on top, as far as the card's spreads make it the
-        device's own and not the writes'. ``only`` (masks per crossbar and half) leaves the other devices as
+        that close to its target, or has had ``budget`` writes: write-verify. The reads are exact; the mean
+        relative error of a device's writes is made up for, as far as the card's spreads make it the device's
+        own and not the writes'. ``only`` (masks per crossbar and half) leaves the other devices as
         they are. With a card that has an update curve and no programming noise, a write is a train of pulses.
         """
         target = self.checked(target)
@@ -192,14 +192,15 @@ class Chip:
                 tries = np.where(there, tries, 0)
                 if tolerance is not None:
                     allowed = tolerance * (crossbar.g_max - crossbar.g_min)
-                    error = found - asked
+                    error = _relative_error(found, asked)
                     for done in range(1, budget):
                         off = there & (np.abs(found - asked) > allowed)
                         if not off.any():
                             break
-                        ask = np.clip(asked - self._own_share(asked, done) * error / done, *array.window)
+                        own = np.maximum(1 + self._own_share(asked, done) * error / done, 0.1)
+                        ask = np.clip(asked / own, *array.window)
                         again, more = self._try(array, found, ask, generator)
-                        error += again - ask
+                        error += _relative_error(again, ask)
                         found = np.where(off, again, found)
                         tries += np.where(off, more, 0)
                     missed += int((there & (np.abs(found - asked) > allowed)).sum())
@@ -220,11 +221,11 @@ class Chip:
         return replace(chip, matched=self.matched and plain and tolerance is None and only is None)
 
     def _own_share(self, asked: FloatArray, writes: int) -> FloatArray | float:
-        """Return how much of the mean error of some writes a device will repeat (least squares)."""
+        """Return how much of the mean error of some writes a device will repeat, by least squares."""
         card = self.card.crossbar
         if card.programming is None:
-            # Pulses start where the last ones ended: they make up for no other error.
-            return 0.0 if card.update is not None else 1.0
+            # Pulses start where the last ones ended: there is nothing else to make up for.
+            return 0.0 if card.update is not None or not card.device_to_device else 1.0
         own = (card.device_to_device * asked) ** 2
         noise = card.programming(card.relative(asked)) ** 2 / writes
         return own / np.maximum(own + noise, 1e-300)
@@ -308,20 +309,24 @@ class Chip:
         chip = replace(self, age=age, copy=copy)
         if self.card.crossbar.drift is None:
             return chip
+        update = self.card.crossbar.update
+
+        def at(array: DeviceArray, g: FloatArray, half: str, name: str, age: float) -> FloatArray:
+            generator = stream(self.seed, *self.path, "drift", name, half, self.writes)
+            asked = self.target[name][_HALVES.index(half)]
+            return drifted(self.card.crossbar, array, g, age, generator, asked=asked, name=name)
+
+        def later(array: DeviceArray, g: FloatArray, half: str, name: str) -> FloatArray:
+            found = at(array, g, half, name, age)
+            if update is None or not update.write_noise:
+                return found
+            # What a read has been off by since the last pulse stays.
+            seen = self.values.crossbars[name][_HALVES.index(half)]
+            assert seen is not None
+            return np.maximum(found + (seen - at(array, g, half, name, self.age)), 0.0)
+
         present = {
-            name: self._halves(
-                name,
-                pair,
-                lambda array, g, half, name=name: drifted(
-                    self.card.crossbar,
-                    array,
-                    g,
-                    age,
-                    stream(self.seed, *self.path, "drift", name, half, self.writes),
-                    asked=self.target[name][_HALVES.index(half)],
-                    name=name,
-                ),
-            )
+            name: self._halves(name, pair, lambda array, g, half, name=name: later(array, g, half, name))
             for name, pair in self.written.items()
         }
         return replace(chip, values=replace(self.values, crossbars=present))
@@ -454,3 +459,7 @@ class Chip:
         if pulse is None:
             return 0.0
         return float(pulse.voltage**2 * pulse.width * (g * count).sum())
+
+
+def _relative_error(found: FloatArray, asked: FloatArray) -> FloatArray:
+    return (found - asked) / np.maximum(asked, 1e-30)
