@@ -82,7 +82,7 @@ def load_measurement(path: str | Path, *, kind: Kind | None = None) -> Measureme
         raise columns.refusal("device", columns.table.lines[row], "is empty", "")
     cycle = _numbered(columns.cells("cycle"))[1] if "cycle" in columns.title else np.zeros_like(device)
     line = np.array(columns.table.lines, dtype=np.int64)
-    file = Path(path).name
+    file = str(path)
     if kind == "curves":
         return CurveData(
             file=file,

@@ -777,10 +777,11 @@ def written(folder: Path, header: str, cells: list[list[str]]) -> Path:
 
 @pytest.mark.parametrize("kind", GOOD)
 def test_columns_say_what_was_measured(kind: str, tmp_path: Path) -> None:
-    data = load_measurement(written(tmp_path, *GOOD[kind]))
+    path = written(tmp_path, *GOOD[kind])
+    data = load_measurement(path)
     expected = {"pulses": PulseData, "reads": ReadData, "curves": CurveData}[kind]
     assert isinstance(data, expected)
-    assert data.file == "measured.csv"
+    assert data.file == str(path)
     assert data.names == ("D1",)
     assert data.line.tolist() == [2, 3, 4, 5, 6, 7]
 

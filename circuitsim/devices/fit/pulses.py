@@ -100,14 +100,16 @@ def fit_pulses(
 
 
 def _check(data: PulseData, steps: Steps) -> None:
-    for up, name in ((True, "up"), (False, "down")):
-        count = np.bincount(steps.device[steps.up == up], minlength=len(data.names))
+    sides = ((True, "up"), (False, "down"))
+    for up, name in sides:
         if not np.any((data.up == up) & (data.pulse > 0)):
             raise DeviceError(
                 f"there is no pulse {name}",
                 file=data.file,
                 remedy="An update curve needs staircases up and down, each read after every pulse.",
             )
+    for up, name in sides:
+        count = np.bincount(steps.device[steps.up == up], minlength=len(data.names))
         worst = int(np.argmin(count))
         if count[worst] < LEAST_STEPS + 2:
             raise DeviceError(
