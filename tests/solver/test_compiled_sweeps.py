@@ -172,7 +172,7 @@ def test_a_sample_has_the_numbers_it_has_alone(
     scale = np.array([0.0, 1e-9, 1e-6, 1e-3, 0.1, 1.0, 3.0, 10.0, 0.0, 1e-12])
     inputs = scale[:, None] * random_inputs(3, len(scale), size)
     left: list[int] = []
-    for system in (layered._Free, layered._Increment):
+    for system in (layered.FreeSystem, layered.IncrementSystem):
 
         def keep(self: Any, rows: Any, kept: Any = system.keep) -> None:
             left.append(len(rows))
