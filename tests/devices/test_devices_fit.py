@@ -316,7 +316,7 @@ def test_the_bootstrap_is_deterministic_and_needs_devices() -> None:
 # ------------------------------------------------------------------------------------------ pulses
 
 UPDATES: dict[str, dict[str, Any]] = {
-    "linear": {"step": 0.04, "step_spread": 0.2, "up_down": 0.1, "up_down_spread": 0.05,
+    "linear": {"step": 0.05, "step_spread": 0.2, "up_down": 0.1, "up_down_spread": 0.05,
                "cycle_to_cycle": 0.3, "bound_up_spread": 0.1, "bound_down_spread": 0.1},
     "lognormal": {"step": 0.05, "step_spread": 0.5, "step_law": "lognormal", "up_down": 0.05,
                   "up_down_spread": 0.05, "cycle_to_cycle": 0.5},
@@ -345,7 +345,7 @@ def pulse_fits() -> Callable[[str], list[DeviceFit]]:
             card = UpdateCard(**UPDATES[name])
             made[name] = [
                 fit_pulses(staircases(card, np.random.default_rng(500 + k)), window=WINDOW, seed=k)
-                for k in range(40)
+                for k in range(24 if name == "exponential" else 40)
             ]
         return made[name]
 
@@ -361,9 +361,9 @@ def test_update_curves_are_recovered_within_their_intervals(
     card = UPDATES[name]
     truth = {key: value for key, value in card.items() if isinstance(value, float)}
     truth |= {k: v for k, v in card.get("exponential", {}).items() if k not in ("a", "b")}
-    # 95 % intervals; of 40, four fifths and a bit are more than three standard errors below.
+    # 95 % intervals: of 40, 82 % are more than three standard errors below, of 24, 79 %.
     part = covered(fits, truth)
-    assert min(part.values()) >= 0.82, part
+    assert min(part.values()) >= (0.82 if len(fits) == 40 else 0.79), part
     assert np.mean(list(part.values())) >= 0.89, part
     # No number is off on average by more than chance, or a twentieth of it.
     for key, (mean, error) in means(fits, list(truth)).items():

@@ -23,9 +23,9 @@ from circuitsim.devices.fit.staircases import Steps, directions, single_steps
 from circuitsim.devices.fit.update_curves import (
     LEAST_STEPS,
     UPDATES,
-    Bins,
     Update,
     UpdateFit,
+    exponential_step,
     pooled_exponential,
 )
 from circuitsim.errors import DeviceError
@@ -253,40 +253,66 @@ def _summary(
     found = bootstrap(statistic, devices, stream(seed, "fit", "pulses", "devices"))
     value = dict(zip(labels, found.value.tolist(), strict=True))
     interval = dict(zip(labels, found.intervals, strict=True))
+    if fit.form == "exponential":
+        _add_shapes(fit, own, value, interval, seed)
     for label in labels:
         if label.endswith(("_spread", "cycle_to_cycle", "write_noise")):
             value[label] = max(value[label], 0.0)
             ends = interval[label]
             interval[label] = None if ends is None else (max(ends[0], 0.0), max(ends[1], 0.0))
-    if fit.form == "exponential":
-        _add_shapes(fit, value, interval, devices, seed)
     return _Summary(value=value, interval=interval, law=law, own=own)
 
 
 def _add_shapes(
     fit: UpdateFit,
+    own: OwnNumbers,
     value: dict[str, float],
     interval: dict[str, Interval | None],
-    devices: int,
     seed: int,
 ) -> None:
-    for side, bins in zip(fit.sides, fit.bins, strict=True):
-        name = side.steps.name
+    """Put in the shapes of exponential steps, and the intervals of what changes with them.
 
-        def statistic(
-            draws: NDArray[np.int64], bins: Bins = bins, shape: FloatArray = side.shape
-        ) -> FloatArray:
-            rows = []
-            for row in draws:
-                times = np.bincount(row, minlength=devices).astype(np.float64)
-                rows.append(pooled_exponential(bins.weighted(times), shape).parameters)
-            return np.array(rows)
+    The scale of each device's steps means something with the common shape only, so every resample of
+    devices fits its own shape.
+    """
+    devices = len(own.step)
+    labels = [
+        "amplitude_up", "rate_up", "amplitude_down", "rate_down", "step", "up_down", "cycle_to_cycle",
+    ]  # fmt: skip
 
-        generator = stream(seed, "fit", "pulses", "shape", name)
-        found = bootstrap(statistic, devices, generator, replicates=_SHAPE_REPLICATES)
-        for k, what in enumerate(("amplitude", "rate")):
-            value[f"{what}_{name}"] = float(side.shape[k])
-            interval[f"{what}_{name}"] = found.intervals[k]
+    def row(draw: NDArray[np.int64]) -> list[float]:
+        times = np.bincount(draw, minlength=devices).astype(np.float64)
+        shapes, scales = [], []
+        for side, bins in zip(fit.sides, fit.bins, strict=True):
+            shape = pooled_exponential(bins.weighted(times), side.shape).parameters
+            shapes.append(shape)
+            scales.append(bins.scale(exponential_step(shape, bins.start)))
+        up, down = scales
+        step, tilt = 0.5 * (up + down)[draw], ((up - down) / (up + down))[draw]
+        ratio = own.step[draw] / step
+        single = float(fit.noise.parts(draw[None, :])[0][0])
+        return [
+            *shapes[0],
+            *shapes[1],
+            float(step.mean()),
+            float(tilt.mean()),
+            single if fit.noise.multiplicative else single * float(ratio.mean()),
+        ]
+
+    found = bootstrap(
+        lambda draws: np.array([row(draw) for draw in draws]),
+        devices,
+        stream(seed, "fit", "pulses", "shapes"),
+        replicates=_SHAPE_REPLICATES,
+    )
+    for k, label in enumerate(labels):
+        ends = found.intervals[k]
+        value.setdefault(label, float(found.value[k]))
+        if ends is not None:
+            # Averages over bins moved the numbers a little: the interval goes along.
+            shift = value[label] - float(found.value[k])
+            ends = (ends[0] + shift, ends[1] + shift)
+        interval[label] = ends
 
 
 def _law(step: FloatArray) -> Literal["normal", "lognormal"]:

@@ -278,8 +278,8 @@ class _Side:
         degree = 2 if number.min() >= 12 else 1 if number.min() >= 6 else 0
         design = np.column_stack([earlier**power for power in range(degree + 1)])
         found, _ = grouped_regression(self.device[k], self.devices, design[k], (self.before - earlier)[k])
-        predicted = earlier + np.einsum("np,np->n", design, found[self.device])
-        return np.minimum(predicted, np.maximum(self.final[self.device], earlier))
+        predicted: FloatArray = earlier + np.einsum("np,np->n", design, found[self.device])
+        return predicted
 
     def _slow(self, last: NDArray[np.bool_]) -> bool:
         """Whether steps next to the far end are much smaller than elsewhere."""
@@ -304,7 +304,9 @@ def _anticorrelated(sides: list[_Side]) -> bool:
     """Whether steps that follow each other are anticorrelated by more than chance, and by more than the
     few coefficients fitted to each device make them."""
     product, square, count = (sum(column) for column in zip(*(s.lagged() for s in sides), strict=True))
-    if not count or not square:
+    span = max(float(side.span.max()) for side in sides)
+    if not count or square < count * (1e-9 * span) ** 2:
+        # Nothing is left but rounding.
         return False
     fitted = 4 * 2 * sides[0].devices
     return product / square < -3 / np.sqrt(count) - fitted / count

@@ -346,12 +346,16 @@ class Bins:
             weight=self.weight * times[self.device],
         )
 
-    def residual(self, f: FloatArray) -> FloatArray:
-        """Return weighted residuals of moves from ``scale f``, with the best scale for each device."""
+    def scale(self, f: FloatArray) -> FloatArray:
+        """Return each device's best scale (D,) in ``moves = scale f``."""
         top = np.bincount(self.device, self.weight * self.move * f, minlength=self.devices)
         below = np.bincount(self.device, self.weight * f * f, minlength=self.devices)
-        scale = top / np.maximum(below, 1e-300)
-        return np.sqrt(self.weight) * (self.move - scale[self.device] * f)
+        found: FloatArray = top / np.maximum(below, 1e-300)
+        return found
+
+    def residual(self, f: FloatArray) -> FloatArray:
+        """Return weighted residuals of moves from ``scale f``, with the best scale for each device."""
+        return np.sqrt(self.weight) * (self.move - self.scale(f)[self.device] * f)
 
     def misfit(self, f: FloatArray) -> float:
         """Return the weighted sum of squares of moves from each device's own ``a + b f``."""
@@ -406,7 +410,7 @@ def pooled_exponential(bins: Bins, start: FloatArray | None = None) -> LeastSqua
             if level > 0:
                 starts.append(np.array([np.clip(-change / level, -0.9 * _LARGEST, 0.9 * _LARGEST), rate]))
         starts = starts or [np.array([0.1, 1.5])]
-    found = [least_squares(residual, s, tolerance=1e-8, most_steps=60) for s in starts]
+    found = [least_squares(residual, s, tolerance=1e-6, most_steps=40) for s in starts]
     return min(found, key=lambda fit: fit.cost)
 
 
