@@ -105,7 +105,7 @@ def write_csv(path: Path, rows: list[dict[str, Any]], sweep: np.ndarray, average
                 writer.writerow(["read noise", 1e-3, BETA, reads, "circuit", network, error])
 
 
-def panels(cases: list[FaultCase], sweep: np.ndarray) -> list[FaultPanel]:
+def panels(cases: list[FaultCase], sweep: np.ndarray, averaged: np.ndarray) -> list[FaultPanel]:
     """The figure's curves, over more sizes than the table has."""
     floors = {
         centred: float(np.median([case.corrected(None, BETA, centred=centred) for case in cases]))
@@ -140,6 +140,16 @@ def panels(cases: list[FaultCase], sweep: np.ndarray) -> list[FaultPanel]:
         )
     curves = {f"noise {noise:g}": errors for noise, errors in zip(NOISES, sweep, strict=True)}
     found.append(FaultPanel(title="Read noise, by beta", abscissa="beta", levels=BETAS, curves=curves))
+    reads = np.array(READS, dtype=np.float64)
+    law = averaged[0][None] / np.sqrt(reads / reads[0])[:, None]
+    found.append(
+        FaultPanel(
+            title="Mean of several readings, noise 0.001",
+            abscissa="readings",
+            levels=reads,
+            curves={"circuit": averaged, "1 / sqrt(n)": law},
+        )
+    )
     return found
 
 
@@ -173,7 +183,7 @@ def main() -> None:
         write_csv(arguments.csv, rows, sweep, averaged)
     if arguments.figure is not None:
         title = f"What faults do to the gradient of {len(cases)} random networks of 20 units, beta {BETA}"
-        save(fault_figure(panels(cases, sweep), title), arguments.figure)
+        save(fault_figure(panels(cases, sweep, averaged), title), arguments.figure)
     print(f"{time.perf_counter() - started:.1f} s")
 
 
