@@ -35,6 +35,7 @@ def command(
         None, help="Of pulses: linear, soft_bounds or exponential; by default the likeliest."
     ),
     diode: bool = typer.Option(False, "--diode", help="Of I-V curves: diodes, not memristive devices."),
+    without: list[str] = typer.Option([], help="Leave a device out; as often as needed."),
     name: str | None = typer.Option(None, help="The card's name; by default that of its file."),
     figure: bool = typer.Option(True, help="Draw the fit (CARD.png)."),
     seed: int = typer.Option(0, min=0, help="Seed of the resamples."),
@@ -55,6 +56,7 @@ def command(
     """
     from circuitsim.data.measurements import KINDS, load_measurement
     from circuitsim.devices.fit.card_text import card_document, card_text
+    from circuitsim.devices.fit.measurements import left_out
 
     if kind is not None:
         check_choice("--kind", kind, KINDS)
@@ -62,13 +64,15 @@ def command(
         raise SpecError("must be a .yaml file", field="--output", value=str(output))
     limits = _window(window)
     data = load_measurement(measured, kind=kind)  # type: ignore[arg-type]
+    if without:
+        data = left_out(data, without)
     fit = _fitted(data, limits, update, diode, seed)
     digest = _sha256(measured)
     document = card_document(
         fit,
         name=name or (output or measured).stem,
         source=f"fitted to {measured.name}, sha256 {digest}",
-        description=_description(fit),
+        description=_description(fit) + (f" Left out: {', '.join(without)}." if without else ""),
     )
     picture: Path | None = None
     if output is not None:

@@ -147,6 +147,16 @@ def test_one_device_is_told_plainly(example: Path, folder: Path, call: Command) 
     assert update.step_spread == 0.0
 
 
+def test_devices_can_be_left_out(example: Path, folder: Path, call: Command) -> None:
+    run = call("fit", example, "--without", "D2", "--without", "D7", "--json").document
+    assert run["devices"] == 6
+    assert "Left out: D2, D7." in run["card"]["description"]
+    lines = example.read_text().splitlines()
+    Path("six.csv").write_text("\n".join(line for line in lines if line[:3] not in ("D2,", "D7,")) + "\n")
+    assert call("fit", "six.csv", "--json").document["estimates"] == run["estimates"]
+    call("fit", example, "--without", "D9").refuses("pulses-synthetic.csv", "'D9'", "Devices: D1, D2")
+
+
 BAD = "device,pulse,direction,conductance\n"
 
 

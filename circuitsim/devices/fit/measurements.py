@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, fields, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from circuitsim.errors import DeviceError
 from circuitsim.netlist.tables import FloatArray
 
-__all__ = ["CurveData", "Measurement", "PulseData", "ReadData"]
+__all__ = ["CurveData", "Measurement", "PulseData", "ReadData", "device_list", "left_out"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -66,3 +69,35 @@ class CurveData(_Readings):
 
 
 Measurement = PulseData | ReadData | CurveData
+
+M = TypeVar("M", bound=_Readings)
+
+
+def left_out(data: M, names: Collection[str]) -> M:
+    """Return the readings of the other devices.
+
+    Raises:
+        DeviceError: there is no such device, or no other.
+    """
+    for name in names:
+        if name not in data.names:
+            known = ", ".join(data.names)
+            raise DeviceError("has no such device", file=data.file, value=name, remedy=f"Devices: {known}.")
+    kept = [name for name in data.names if name not in names]
+    if not kept:
+        raise DeviceError("has no other device", file=data.file)
+    place = np.array([kept.index(name) if name in kept else -1 for name in data.names])
+    rows = place[data.device] >= 0
+    columns = {
+        column.name: getattr(data, column.name)[rows]
+        for column in fields(data)
+        if isinstance(getattr(data, column.name), np.ndarray)
+    }
+    columns["device"] = place[columns["device"]]
+    return replace(data, names=tuple(kept), **columns)
+
+
+def device_list(data: Measurement, bad: NDArray[np.bool_]) -> str:
+    """Return the names of devices (D,), for a message."""
+    names = [data.names[k] for k in np.flatnonzero(bad)]
+    return f"device{'s' * (len(names) > 1)} {', '.join(names)}"

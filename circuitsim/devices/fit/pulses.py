@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from circuitsim.devices.fit.card_text import rounded, spice_text
-from circuitsim.devices.fit.measurements import PulseData
+from circuitsim.devices.fit.measurements import PulseData, device_list
 from circuitsim.devices.fit.pulse_panels import pulse_panels
 from circuitsim.devices.fit.result import DeviceFit, Estimate
 from circuitsim.devices.fit.spread import (
@@ -82,7 +82,7 @@ def fit_pulses(
     notes += fit.notes
     if steps.gaps:
         notes.append(f"{steps.gaps} readings do not follow the one before by one pulse and make no step")
-    summary = _summary(fit, window_devices if fitted_window else None, seed, data.file, data.names)
+    summary = _summary(fit, window_devices if fitted_window else None, seed, data)
     window = (low, high)
     document, estimates = _card(data, fit, summary, window, kind_of_window, fitted_window, notes)
     return DeviceFit(
@@ -116,9 +116,10 @@ def _check(data: PulseData, steps: Steps) -> None:
                 f"too few pulses {name} that follow a reading one pulse before: at least {LEAST_STEPS + 2} "
                 "are needed",
                 file=data.file,
-                object=f"device {data.names[worst]}",
+                object=device_list(data, count < LEAST_STEPS + 2),
                 value=int(count[worst]),
-                remedy="Measure longer staircases, read after every pulse, or leave the device out.",
+                remedy="Measure longer staircases, read after every pulse, or leave such devices out "
+                "(--without).",
             )
 
 
@@ -144,20 +145,19 @@ class OwnNumbers:
     bound_variance: tuple[FloatArray, FloatArray]
 
 
-def _devices(fit: UpdateFit, file: str, names: tuple[str, ...]) -> OwnNumbers:
+def _devices(fit: UpdateFit, data: PulseData) -> OwnNumbers:
     covariance = [side.covariance(fit.noise) for side in fit.sides]
     (up, down), (var_up, var_down) = (
         [side.coefficients[:, 0] for side in fit.sides],
         [c[:, 0, 0] for c in covariance],
     )
     for values, side in zip((up, down), fit.sides, strict=True):
-        worst = int(np.argmin(values))
-        if values[worst] <= 0:
+        if values.min() <= 0:
             raise DeviceError(
-                f"pulses {side.steps.name} move the device the other way on average",
-                file=file,
-                object=f"device {names[worst]}",
-                remedy="Check the directions, measure more pulses, or leave the device out.",
+                f"pulses {side.steps.name} move the other way on average, or too little to tell",
+                file=data.file,
+                object=device_list(data, values <= 0),
+                remedy="Check the directions, measure more pulses, or leave such devices out (--without).",
             )
     total = up + down
     slopes, slope_variances, bounds, bound_variances = [], [], [], []
@@ -199,16 +199,17 @@ class _Summary:
     interval: dict[str, Interval | None]
     law: Literal["normal", "lognormal"]
     own: OwnNumbers
+    unclear: tuple[str, ...]
+    """Spreads that the errors of single devices hide."""
 
 
 def _summary(
     fit: UpdateFit,
     window: tuple[FloatArray, FloatArray] | None,
     seed: int,
-    file: str,
-    names: tuple[str, ...],
+    data: PulseData,
 ) -> _Summary:
-    own = _devices(fit, file, names)
+    own = _devices(fit, data)
     devices = len(own.step)
     law = _law(own.step)
 
@@ -255,12 +256,17 @@ def _summary(
     interval = dict(zip(labels, found.intervals, strict=True))
     if fit.form == "exponential":
         _add_shapes(fit, own, value, interval, seed)
+    unclear: list[str] = []
     for label in labels:
         if label.endswith(("_spread", "cycle_to_cycle", "write_noise")):
             value[label] = max(value[label], 0.0)
             ends = interval[label]
+            if ends is not None and ends[1] < 0:
+                # The devices' own errors are larger than all that their estimates differ by.
+                unclear.append(label)
+                ends = None
             interval[label] = None if ends is None else (max(ends[0], 0.0), max(ends[1], 0.0))
-    return _Summary(value=value, interval=interval, law=law, own=own)
+    return _Summary(value=value, interval=interval, law=law, own=own, unclear=tuple(unclear))
 
 
 def _add_shapes(
@@ -364,6 +370,8 @@ def _card(
         if number != value[name]:
             notes.append(f"{name} was fitted as {value[name]:.3g} and is {number:g} in the card, its limit")
         update[key or name] = rounded(number)
+        if name in summary.unclear:
+            notes.append(f"{name}: too uncertain from device to device to be told from 0")
         estimates.append(
             Estimate(
                 name=name, value=number, interval=interval[name], meaning=meaning, field=f"{at}.{key or name}"

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from circuitsim.devices.fit.measurements import PulseData
+from circuitsim.devices.fit.measurements import PulseData, device_list
 from circuitsim.devices.fit.spread import signed_root
 from circuitsim.devices.fit.staircases import Direction, Steps, directions, grouped_regression
 from circuitsim.devices.least_squares import LeastSquares, least_squares
@@ -186,12 +186,11 @@ class UpdateFit:
             worst = int(np.argmin(count))
             if count[worst] < LEAST_STEPS:
                 raise DeviceError(
-                    f"too few pulses {side.name} away from the device's bounds: at least {LEAST_STEPS} "
-                    "are needed",
+                    f"too few pulses {side.name} away from their bounds: at least {LEAST_STEPS} are needed",
                     file=data.file,
-                    object=f"device {data.names[worst]}",
+                    object=device_list(data, count < LEAST_STEPS),
                     value=int(count[worst]),
-                    remedy="Use shorter or weaker pulses, or leave the device out.",
+                    remedy="Use shorter or weaker pulses, or leave such devices out (--without).",
                 )
         self.whole = whole
         self.steps = tuple(side.only_kept() for side in whole)
