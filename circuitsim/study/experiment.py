@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -349,7 +350,15 @@ class UseSpec(Spec):
 def _cards(value: Any) -> Any:
     if value is None:
         return ()
-    return tuple(value) if isinstance(value, (list, tuple)) else (value,)
+    return tuple(map(_worded, value)) if isinstance(value, (list, tuple)) else (_worded(value),)
+
+
+def _worded(value: Any) -> Any:
+    # YAML 1.1 reads the words on and off as true and false, which JSON would keep as other words.
+    if not isinstance(value, Mapping):
+        return value
+    words = {True: "on", False: "off"}
+    return {words[key] if isinstance(key, bool) else key: _worded(item) for key, item in value.items()}
 
 
 Cards = Annotated[
