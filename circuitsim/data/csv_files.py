@@ -15,7 +15,7 @@ from circuitsim.errors import SpecError
 from circuitsim.netlist.tables import FloatArray
 from circuitsim.units import parse_quantity
 
-__all__ = ["load_csv"]
+__all__ = ["CsvTable", "load_csv", "read_table"]
 
 _DELIMITERS = (",", ";", "\t")
 
@@ -38,7 +38,7 @@ def load_csv(
     Raises:
         SpecError: the file cannot be read, lacks a column, or holds something else than a number.
     """
-    table = _read(Path(path))
+    table = read_table(Path(path))
     x = np.column_stack([table.numbers(name, "data.inputs") for name in inputs])
     names: tuple[str, ...] = ()
     if label is not None:
@@ -70,7 +70,9 @@ def load_csv(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Table:
+class CsvTable:
+    """A CSV file with a header: its rows as text, and the line of the file that each came from."""
+
     path: Path
     header: list[str]
     rows: list[list[str]]
@@ -104,7 +106,12 @@ class _Table:
         return found
 
 
-def _read(path: Path) -> _Table:
+def read_table(path: Path) -> CsvTable:
+    """Read a CSV file whose rows are all as long as its header.
+
+    Raises:
+        SpecError: naming the file and the line.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as failure:
@@ -140,7 +147,7 @@ def _read(path: Path) -> _Table:
             cells = f"{len(row)} cell{'s' * (len(row) != 1)}"
             rule = f"has {cells}, and the first line names {len(header)} columns"
             raise SpecError(rule, file=path, object=f"line {number}")
-    return _Table(path=path, header=header, rows=rows, lines=numbers)
+    return CsvTable(path=path, header=header, rows=rows, lines=numbers)
 
 
 def _classes(cells: Sequence[str]) -> tuple[str, ...]:

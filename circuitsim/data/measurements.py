@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from circuitsim.data.csv_files import _read, _Table
+from circuitsim.data.csv_files import CsvTable, read_table
 from circuitsim.devices.fit.measurements import CurveData, Measurement, PulseData, ReadData
 from circuitsim.errors import SpecError
 from circuitsim.netlist.tables import FloatArray
@@ -66,7 +66,7 @@ def load_measurement(path: str | Path, *, kind: Kind | None = None) -> Measureme
         SpecError: the file cannot be read, lacks a column, or holds what no measurement gives: text for a
             number, a negative conductance, a time that is not positive. Names file, line and column.
     """
-    columns = _Columns.of(_read(Path(path)))
+    columns = _Columns.of(read_table(Path(path)))
     kind = kind or _kind(columns)
     missing = [name for name in _NEEDS[kind] if name not in columns.title]
     if missing:
@@ -124,13 +124,13 @@ def load_measurement(path: str | Path, *, kind: Kind | None = None) -> Measureme
 class _Columns:
     """A table whose columns are known by what they hold."""
 
-    table: _Table
+    table: CsvTable
     title: dict[str, str]
     """What is measured -> the column's title in the file."""
     scale: dict[str, float]
 
     @classmethod
-    def of(cls, table: _Table) -> _Columns:
+    def of(cls, table: CsvTable) -> _Columns:
         title: dict[str, str] = {}
         scale: dict[str, float] = {}
         for header in table.header:
