@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -27,6 +28,10 @@ _UNIT = 0.3
 """Seconds that tasks sent to a worker together should take, so that sending them does not count."""
 _DEATHS = 3
 """Times that a task may take its worker with it."""
+_POLL = 0.02
+"""Seconds between looks at a cluster."""
+_PATIENCE = 60.0
+"""Seconds that a cluster may be without a worker."""
 _STARTS = 3
 """Times in a row that a worker may die before it has begun."""
 _LIBRARIES = ("OMP", "OPENBLAS", "MKL", "NUMBA")
@@ -48,6 +53,11 @@ class TaskQueue:
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._suspects)
+
+    @property
+    def suspects(self) -> int:
+        """How many tasks wait that a worker has died over."""
+        return len(self._suspects)
 
     def take(self) -> list[Task]:
         """Return tasks for one worker, none where all are handed out."""
@@ -80,7 +90,7 @@ class TaskQueue:
         Args:
             unit: the tasks that the worker had.
             reason: how that is put.
-            often: it has happened several times already.
+            often: it has happened several times, and to nothing else.
         """
         lost = []
         for task in unit:
@@ -245,33 +255,54 @@ class Cluster:
         slots = max(1, sum(client.nthreads().values()))
         queue = TaskQueue(tasks, workers=slots)
         busy: dict[Any, list[Task]] = {}
-        completed = distributed.as_completed(loop=client.loop)
+        seen, alone = time.monotonic(), False
+        while True:
+            # One more for each worker, to begin with as soon as it is free; but what workers have died over
+            # runs alone, because dask counts a death against everything that the worker had.
+            alone = (alone and bool(busy)) or (queue.suspects > 0 and not busy)
+            most = 1 if alone else 0 if queue.suspects else 2 * slots
+            while len(busy) < most and (unit := queue.take()):
+                busy[client.submit(_run_unit, unit, pure=False)] = unit
+            if not busy:
+                return
+            ready = [future for future in busy if future.done()]
+            if not ready:
+                time.sleep(_POLL)
+                seen = self._watch(client, seen)
+            for future in ready:
+                try:
+                    answers = future.result(timeout=self.timeout)
+                except distributed.KilledWorker:
+                    unit = busy.pop(future)
+                    yield from queue.died(unit, "killed its worker several times", often=alone)
+                except TimeoutError:
+                    # Its worker is gone, and with it the result: the scheduler has it computed again.
+                    seen = self._watch(client, seen)
+                except (distributed.client.FutureCancelledError, OSError) as error:
+                    raise self._lost(_first_line(error)) from error
+                else:
+                    yield from queue.finished(busy.pop(future), answers)
 
-        def refill() -> None:
-            # One more for each worker, to begin with as soon as it is free.
-            while len(busy) < 2 * slots and (unit := queue.take()):
-                future = client.submit(_run_unit, unit, pure=False)
-                busy[future] = unit
-                completed.add(future)
+    def _watch(self, client: Any, seen: float) -> float:
+        """Return when the cluster last had a worker. Raises CircuitsimError where that is long ago."""
+        now = time.monotonic()
+        if now - seen < 1:
+            return seen
+        if client.status not in ("running", "connecting"):
+            raise self._lost("the scheduler has closed it")
+        if client.status == "running" and client.nthreads():
+            return now
+        if now - seen > _PATIENCE:
+            raise self._lost(f"no worker for {_PATIENCE:g} s")
+        return seen
 
-        refill()
-        while busy:
-            future = next(completed)
-            unit = busy.pop(future)
-            try:
-                answers = future.result()
-            except distributed.KilledWorker:
-                yield from queue.died(unit, "killed its worker several times", often=True)
-            except (distributed.client.FutureCancelledError, OSError) as error:
-                raise CircuitsimError(
-                    f"the connection was lost: {_first_line(error)}",
-                    field="--scheduler",
-                    value=self.address,
-                    remedy="What is finished is kept: the same command goes on.",
-                ) from error
-            else:
-                yield from queue.finished(unit, answers)
-            refill()
+    def _lost(self, reason: str) -> CircuitsimError:
+        return CircuitsimError(
+            f"the cluster is lost: {reason}",
+            field="--scheduler",
+            value=self.address,
+            remedy="What is finished is kept: the same command goes on.",
+        )
 
 
 def _run_unit(unit: list[Task]) -> list[Answer]:
