@@ -11,7 +11,7 @@ from circuitsim.chip import Chip, fabricate
 from circuitsim.compiler import compile_network
 from circuitsim.data import DataSet, load_csv, load_data
 from circuitsim.devices import DeviceCard, merged_cards
-from circuitsim.errors import CircuitsimError, NetlistError, SpecError
+from circuitsim.errors import CircuitsimError, DeviceError, NetlistError, SpecError
 from circuitsim.learning import Cost, Estimator, Samples, Trainer
 from circuitsim.netlist import Netlist
 from circuitsim.netlist.files import netlist_document
@@ -231,6 +231,29 @@ def make_bench(
         SpecError: network, data, cards and experiment do not fit each other.
         DeviceError: something is outside the range in which a card holds.
     """
+    try:
+        return _made(experiment, circuit, card, data, file=file)
+    except DeviceError as error:
+        if error.file is not None or error.value is None:
+            raise
+        raise DeviceError(
+            error.rule,
+            file=file,
+            object=error.object,
+            field=error.field,
+            value=error.value,
+            remedy=error.remedy,
+        ) from error
+
+
+def _made(
+    experiment: ExperimentSpec,
+    circuit: NetworkSpec | Netlist,
+    card: DeviceCard,
+    data: DataSet,
+    *,
+    file: object,
+) -> Bench:
     if card.crossbar.nonlinearity is not None:
         raise SpecError(
             "is for single operating points: learning knows conductances only",

@@ -296,6 +296,7 @@ class TestWindow:
         with pytest.raises(DeviceError) as error:
             run(tmp_path, card=card)
         assert error.value.exit_code == 2
+        assert error.value.file == str(tmp_path / "experiment.yaml")
         for part in (
             "pixels-hidden",
             "card written holds for 5e-05 S to 6e-05 S",
