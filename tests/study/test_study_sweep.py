@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,10 +19,10 @@ import numpy as np
 import pytest
 import yaml
 
-from circuitsim.errors import SpecError
+from circuitsim.errors import CircuitsimError, SpecError
 from circuitsim.record.table import Table, read_table
 from circuitsim.study import run_experiment
-from circuitsim.study.engines import InProcess, LocalWorkers, TaskQueue
+from circuitsim.study.engines import Cluster, InProcess, LocalWorkers, TaskQueue
 from circuitsim.study.sweep import SweepResult, run_sweep
 from circuitsim.study.sweep_points import Design, read_design
 from circuitsim.study.sweep_tasks import Outcome, tasks_of
@@ -584,3 +585,24 @@ def test_a_dask_cluster_gives_the_same_files_even_if_a_worker_is_killed(
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["36", "0"]
     assert (tmp_path / "dask" / "gains.csv").read_bytes() == reference.csv_file.read_bytes()
+
+
+class Client:
+    """What is asked of a dask client that has lost its cluster."""
+
+    def __init__(self, status: str, workers: int) -> None:
+        self.status, self.workers = status, workers
+
+    def nthreads(self) -> dict[str, int]:
+        return {f"worker {k}": 1 for k in range(self.workers)}
+
+
+def test_a_cluster_may_be_without_workers_for_a_while_only() -> None:
+    cluster = Cluster(address="tcp://there:8786")
+    long_ago = time.monotonic() - 50
+    assert cluster._watch(Client("running", 2), long_ago) > long_ago + 49
+    assert cluster._watch(Client("running", 0), long_ago) == long_ago
+    with pytest.raises(CircuitsimError, match=r"no worker for 60 s .*the same command goes on"):
+        cluster._watch(Client("running", 0), long_ago - 11)
+    with pytest.raises(CircuitsimError, match="the scheduler has closed it"):
+        cluster._watch(Client("closed", 2), long_ago)
