@@ -87,6 +87,9 @@ def command(
 class SweepDisplay:
     """A `circuitsim.study.sweep.SweepWatcher`; use it in a with statement."""
 
+    design: Design | None = None
+    folder: Path
+
     def __init__(self) -> None:
         self.kept = 0
         self.total = 0
@@ -106,6 +109,7 @@ class SweepDisplay:
 
     def begin(self, design: Design, folder: Path, tasks: int, done: int) -> None:
         sweep = design.sweep
+        self.design, self.folder = design, folder
         self.total, self._before, self.kept = tasks, done, done
         points = f"{len(design.points)} points" if len(design.points) != 1 else "1 point"
         remark(f"{sweep.name}: {points}, {sweep.dies} dies each, {tasks} results in {folder}")
@@ -146,10 +150,15 @@ class SweepDisplay:
 
 
 def _interrupted(display: SweepDisplay) -> None:
-    if not display.total:
+    if display.design is None:
         remark("interrupted before anything ran")
         return
-    remark(f"interrupted; {display.kept} of {display.total} results are kept")
+    from circuitsim.study.sweep_tasks import tasks_of
+
+    # Counted on the disk: the interrupt may have come between a write and the word of it.
+    keys = {task.key for task in tasks_of(display.design)}
+    kept = sum((display.folder / "tasks" / f"{key}.json").exists() for key in keys)
+    remark(f"interrupted; {kept} of {len(keys)} results are kept")
     remark("the same command goes on")
 
 
