@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from circuitsim.spice.deck_file import Deck
     from circuitsim.spice.reader import parse_deck, read_deck
     from circuitsim.study import resume_experiment, run_experiment
+    from circuitsim.study.sweep import run_sweep
 
 __version__ = "0.1.0"
 
@@ -108,6 +109,7 @@ _HOMES = {
     "spice.deck_file": ("Deck",),
     "spice.reader": ("parse_deck", "read_deck"),
     "study": ("resume_experiment", "run_experiment"),
+    "study.sweep": ("run_sweep",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -30,8 +30,8 @@ __all__ = ["app", "main"]
 app = typer.Typer(
     name="circuitsim",
     help="Learning on simulated analog hardware: compile networks to circuits, solve them, train them.",
-    epilog="Exit codes: 0 done, 1 a cross-check failed, 2 bad input, 3 did not converge, 4 no SPICE, "
-    "130 interrupted.",
+    epilog="Exit codes: 0 done, 1 a cross-check failed, 2 bad input, 3 did not converge, or a sweep is not "
+    "whole, 4 no SPICE, 130 interrupted.",
     no_args_is_help=True,
     # Plain help: it starts faster, and leaves [V] and hidden[3] as they are.
     rich_markup_mode=None,

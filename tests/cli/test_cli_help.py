@@ -13,13 +13,28 @@ from pathlib import Path
 import pytest
 from command_line import Command, Outcome
 
-COMMANDS = ("compile", "solve", "gradcheck", "crosscheck", "train", "show", "runs", "schema")
+COMMANDS = (
+    "compile",
+    "solve",
+    "tran",
+    "gradcheck",
+    "crosscheck",
+    "train",
+    "sweep",
+    "fit",
+    "show",
+    "runs",
+    "schema",
+)
 UNITS = {
     "compile": "(S)",
     "solve": "(W)",
     "gradcheck": "W/S",
     "crosscheck": "(V)",
     "train": "(%)",
+    "sweep": "(%)",
+    "fit": "(S)",
+    "tran": "(V)",
     "show": "in %",
     "runs": "(%)",
     "schema": "SI units",
