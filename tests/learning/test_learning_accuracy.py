@@ -75,7 +75,7 @@ class TestDigits:
 
     def demo(self, folder: Path, seed: int) -> Bench:
         experiment = load_experiment(folder / "demo.yaml").model_copy(update={"seed": seed})
-        assert experiment.cards == ("../devices/spread.yaml",)
+        assert experiment.cards == ("spread",)
         return prepare(experiment, folder=folder)
 
     @pytest.mark.parametrize("seed", [0, 1, 2])
