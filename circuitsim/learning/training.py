@@ -14,7 +14,7 @@ import numpy as np
 
 from circuitsim.chip import Chip, Conductances
 from circuitsim.chip.energy import settling_time
-from circuitsim.errors import DeviceError
+from circuitsim.errors import ConvergenceError, DeviceError
 from circuitsim.learning.adjoint import Adjoint
 from circuitsim.learning.cost import Cost
 from circuitsim.learning.dyadic import Dyadic
@@ -244,10 +244,14 @@ class Trainer:
         self.chip = self.writer.apply(self.chip, old, self.optimiser.step(old, gradient, factor))
         return gradient
 
-    def measure(self) -> dict[str, float]:
+    def measure(self, *, learns: bool = True) -> dict[str, float]:
         """Return the metrics that do not train: test set, residual, power, gradient alignment.
 
-        The residual and the power are those of the first `_CHECKED` test samples.
+        The residual and the power are those of the first `_CHECKED` test samples. Of a die that does not
+        learn (``learns`` false), alignment is NaN where its phases have no stable point.
+
+        Raises:
+            ConvergenceError: a phase did not converge.
         """
         netlist = self.plan.netlist
         checked = SolverSettings(
@@ -283,12 +287,19 @@ class Trainer:
         inputs, targets = self.train.inputs[self._probe], self._targets[self._probe]
         free = phases.free(inputs)
         exact = Adjoint().estimate(phases, inputs, targets, free=free)
-        if self._reads:
-            read = self.measured("probe", self._steps, chip=chip)
-            estimate = self.estimator.estimate(read, self._sampled(inputs, "probe", self._steps), targets)
+        try:
+            if self._reads:
+                read = self.measured("probe", self._steps, chip=chip)
+                estimate = self.estimator.estimate(read, self._sampled(inputs, "probe", self._steps), targets)
+            else:
+                estimate = self.estimator.estimate(phases, inputs, targets, free=free)
+        except ConvergenceError:
+            if learns:
+                raise
+            found = dict.fromkeys(exact.crossbars, (np.nan, np.nan))
         else:
-            estimate = self.estimator.estimate(phases, inputs, targets, free=free)
-        for name, (cosine, error) in alignment(estimate, exact).items():
+            found = alignment(estimate, exact)
+        for name, (cosine, error) in found.items():
             metrics[f"cosine/{name}"] = cosine
             metrics[f"relative_error/{name}"] = error
         return metrics
