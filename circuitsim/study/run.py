@@ -169,7 +169,7 @@ def _train(bench: Bench, writer: RunWriter, earlier: Mapping[str, Any], watcher:
                     f"estimator {name}, epoch {epoch + 1}: {error.rule}",
                     file=writer.path,
                     object=error.object,
-                    remedy="Lower the optimiser's step, beta, the buffer gain, or the faults of the correction. "
+                    remedy="Lower the optimiser's step, beta, the buffer gain, or faults of the correction. "
                     "The record keeps the epochs before this one.",
                 ) from error
             writer.write_epoch(name, epoch, metrics, trainer.state())
