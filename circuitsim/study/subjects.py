@@ -98,7 +98,7 @@ def _experiment(path: Path, samples: int, seed: int | None) -> Subject:
         experiment = experiment.model_copy(update={"seed": seed})
     bench = prepare(experiment, folder=path.parent, file=path)
     subject = _bench(bench, bench.chip, samples, experiment.seed)
-    note = f"die {experiment.seed}, card {bench.card.name}, before training"
+    note = f"die {bench.chip.seed}, card {bench.card.name}, before training"
     return replace(subject, kind="experiment", notes=(note,))
 
 
