@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -15,7 +15,7 @@ from circuitsim.report.fit import fit
 from circuitsim.report.operating_point import operating_point
 from circuitsim.report.style import save, styled
 
-__all__ = ["FIGURES", "build_figures", "write_figures"]
+__all__ = ["FIGURES", "build_figures", "save_figures", "write_figures"]
 
 FIGURES: dict[str, Callable[[RunRecord], Figure | None]] = {
     "learning-curves": learning_curves,
@@ -47,13 +47,22 @@ def write_figures(record: RunRecord, folder: str | Path) -> list[Path]:
     Raises:
         RecordError: the folder or a file cannot be written.
     """
+    return save_figures(build_figures(record), folder)
+
+
+def save_figures(figures: Mapping[str, Figure], folder: str | Path) -> list[Path]:
+    """Write figures as ``STEM.png``, 1600 pixels wide; the folder is made if it does not exist.
+
+    Raises:
+        RecordError: the folder or a file cannot be written.
+    """
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise failure(error, "make the folder for the figures", folder) from error
     paths = []
-    for stem, figure in build_figures(record).items():
+    for stem, figure in figures.items():
         path = folder / f"{stem}.png"
         with styled():
             save(figure, path)

@@ -13,10 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from circuitsim.record.storage import failure
 from circuitsim.record.table import Table
 from circuitsim.report.curves import FLOOR
-from circuitsim.report.style import FAINT, PALETTE, new_figure, save, styled
+from circuitsim.report.figures import save_figures
+from circuitsim.report.style import FAINT, PALETTE, new_figure, styled
 from circuitsim.report.sweep_summary import DieResults, die_results
 
 __all__ = ["build_sweep_figures", "write_sweep_figures"]
@@ -102,18 +102,9 @@ def write_sweep_figures(table: Table, folder: str | Path) -> list[Path]:
     Raises:
         RecordError: the folder or a file cannot be written.
     """
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise failure(error, "make the folder for the figures", folder) from error
-    paths = []
-    for stem, figure in build_sweep_figures(table).items():
-        path = folder / f"{table.header['name']}-{stem}.png"
-        with styled():
-            save(figure, path)
-        paths.append(path)
-    return paths
+    name = table.header["name"]
+    figures = {f"{name}-{stem}": figure for stem, figure in build_sweep_figures(table).items()}
+    return save_figures(figures, folder)
 
 
 def _figure(table: Table, found: DieResults, quantity: _Quantity) -> Figure:

@@ -23,7 +23,7 @@ from circuitsim.solver import Plan, build_plan
 from circuitsim.study.experiment import DataSpec, ExperimentSpec
 from circuitsim.study.stages import NoiseAwareTrainer, StagedTrainer
 
-__all__ = ["Bench", "load_samples", "make_bench", "prepare"]
+__all__ = ["Bench", "load_samples", "make_bench", "plain_document", "prepare"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -135,7 +135,7 @@ class Bench:
         shape = self.data.image_shape
         network, deck = self.network, None
         if isinstance(self.circuit, Netlist):
-            deck = _plain(netlist_document(self.circuit))
+            deck = plain_document(netlist_document(self.circuit))
         return {
             "kind": "training",
             "name": self.experiment.name,
@@ -410,10 +410,10 @@ def _of_experiment(error: CircuitsimError, file: object, field: str | None) -> S
     return SpecError(error.rule, file=file, field=field, value=error.value, remedy=error.remedy)
 
 
-def _plain(document: Any) -> Any:
+def plain_document(document: Any) -> Any:
     """Return a netlist's document with its infinities by name, which JSON lacks and its reader takes."""
     if isinstance(document, dict):
-        return {key: _plain(value) for key, value in document.items()}
+        return {key: plain_document(value) for key, value in document.items()}
     if isinstance(document, list):
-        return [_plain(value) for value in document]
+        return [plain_document(value) for value in document]
     return repr(document) if document in (math.inf, -math.inf) else document

@@ -23,7 +23,7 @@ from circuitsim.netlist import Netlist
 from circuitsim.netlist.files import netlist_document
 from circuitsim.network import NetworkSpec, Spec, load_network, parse_document
 from circuitsim.seeds import stream
-from circuitsim.study.bench import Bench, load_samples, make_bench, prepare
+from circuitsim.study.bench import Bench, load_samples, make_bench, plain_document, prepare
 from circuitsim.study.experiment import ExperimentSpec, load_experiment
 from circuitsim.study.sweep_spec import AxisRange, RandomDesign, SweepSpec, label_of, load_sweep, number_of
 
@@ -51,7 +51,7 @@ class Documents:
     def of(cls, experiment: ExperimentSpec, circuit: NetworkSpec | Netlist, card: DeviceCard) -> Documents:
         network, deck = None, None
         if isinstance(circuit, Netlist):
-            deck = _plain(netlist_document(circuit))
+            deck = plain_document(netlist_document(circuit))
         else:
             network = _dump(circuit)
         return cls(experiment=_dump(experiment), network=network, deck=deck, card=_dump(card))
@@ -298,15 +298,6 @@ class _Base:
 
 def _dump(spec: Spec, **options: Any) -> dict[str, Any]:
     return spec.model_dump(mode="json", by_alias=True, **options)
-
-
-def _plain(document: Any) -> Any:
-    """Return a netlist's document with its infinities by name, which JSON lacks and its reader takes."""
-    if isinstance(document, dict):
-        return {key: _plain(value) for key, value in document.items()}
-    if isinstance(document, list):
-        return [_plain(value) for value in document]
-    return repr(document) if document in (math.inf, -math.inf) else document
 
 
 def _digest(documents: Documents, data: str) -> str:
