@@ -3,7 +3,7 @@
 .POSIX:
 .SUFFIXES:
 .NOTPARALLEL:
-.PHONY: help demo test venv lint style bench clean ngspice pyspice
+.PHONY: help demo test coverage venv lint style bench clean ngspice pyspice
 SHELL = /bin/sh
 
 VENV = .venv
@@ -21,10 +21,12 @@ help: ## list the targets
 demo: $(INSTALLED) ## install what is needed and train the demonstration network
 	@$(VENV)/bin/circuitsim train runs/demo.yaml
 
-test: $(INSTALLED_DEV) style ngspice pyspice ## style, types, architecture and all tests, with coverage
+test: $(INSTALLED_DEV) style ngspice pyspice ## style, types, architecture and all tests
 	@echo "tests"
-	@$(PY) -m pytest -n 2 --dist loadfile --benchmark-disable \
-		--cov --cov-report=term:skip-covered
+	@$(PY) -m pytest -n 2 --dist loadfile --benchmark-disable
+
+coverage: $(INSTALLED_DEV) ## all tests once more, with what they cover: half as long again
+	@$(PY) -m pytest -n 2 --dist loadfile --benchmark-disable --cov --cov-report=term:skip-covered
 
 venv: $(INSTALLED_DEV) ## make the development environment in .venv
 	@echo "the environment is ready: . $(VENV)/bin/activate"
