@@ -16,7 +16,7 @@ INSTALLED_DEV = $(VENV)/.installed-dev
 PYTHON =
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
 
 demo: $(INSTALLED) ## install what is needed and train the demonstration network
 	@$(VENV)/bin/circuitsim train runs/demo.yaml
