@@ -220,6 +220,10 @@ def _tables(
     ):
         if s:
             spread(kind, column, lambda value, draw, s=s: value * np.maximum(1 + s * draw, 0.1))
+    finite = card.amplifier.open_loop
+    for kind in ("buffer", "vcvs") if finite is not None else ():
+        gain = np.asarray(tables[kind]["gain"], dtype=np.float64)
+        tables[kind]["gain"] = gain / (1 + (1 + np.abs(gain)) / finite)
     if offset:
         spread("buffer", "offset", lambda value, draw: value + offset * draw)
     if card.supply.voltage:

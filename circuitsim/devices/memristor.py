@@ -158,7 +158,7 @@ def written(card: CrossbarCard, array: DeviceArray, target: FloatArray, generato
     """Return conductances (M, N) S after one write to ``target``: levels, mismatch, programming noise."""
     g = target
     low, high = array.window
-    if card.levels is not None:
+    if card.levels is not None and high > low:
         step = (high - low) / (card.levels - 1)
         g = low + np.rint((g - low) / step) * step
     if card.programming is not None:

@@ -12,7 +12,7 @@ from circuitsim.chip import Chip, fabricate
 from circuitsim.compiler import compile_network
 from circuitsim.devices import DeviceCard, ideal_card
 from circuitsim.errors import DeviceError
-from circuitsim.netlist import Netlist
+from circuitsim.netlist import Netlist, NetlistBuilder
 from circuitsim.netlist.tables import FloatArray
 from circuitsim.network import parse_network
 
@@ -264,3 +264,30 @@ class TestProgrammed:
     def test_an_unknown_crossbar_comes_with_the_known_ones(self, die: Chip) -> None:
         with pytest.raises(DeviceError, match="u-hidden, hidden-out, lateral"):
             die.programmed({"nowhere": (np.ones((1, 1)), None)})
+
+
+def test_a_finite_open_loop_gain_lowers_the_gain_of_every_amplifier() -> None:
+    builder = NetlistBuilder("amplifiers")
+    builder.add("vsource", "in", "a", "0", voltage=1.0)
+    builder.add("buffer", "b", "b", "0", "a", "0", gain=4.0, saturation=np.inf, offset=0.0)
+    builder.add("vcvs", "e", "e", "0", "a", "0", gain=-9.0)
+    for label in ("b", "e"):
+        builder.add("resistor", f"r{label}", label, "0", conductance=1e-3)
+    die = fabricate(builder.build(), card(amplifier={"open_loop": 100}))
+    assert die.values.tables["buffer"]["gain"] == pytest.approx([4 / 1.05])
+    assert die.values.tables["vcvs"]["gain"] == pytest.approx([-9 / 1.1])
+    bank = fabricate(netlist(), card(amplifier={"open_loop": 100})).values.banks
+    nominal = netlist().values().banks
+    for name, columns in bank.items():
+        g = nominal[name]["gain"]
+        assert columns["gain"] == pytest.approx(g / (1 + (1 + abs(g)) / 100))
+
+
+def test_a_window_without_width_has_one_level() -> None:
+    document = network_document()
+    document["conductance"] = {"min": "10u", "max": "10u"}
+    circuit = compile_network(parse_network(document), seed=3)
+    die = fabricate(circuit, card(crossbar={"levels": 4}))
+    written = die.write(die.target)
+    for name, (plus, _) in written.values.crossbars.items():
+        np.testing.assert_array_equal(plus, die.target[name][0])
