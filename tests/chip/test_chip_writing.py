@@ -635,7 +635,7 @@ SPREADS: dict[str, tuple[dict[str, Any], set[str]]] = {
         {"amplifier": {"input_pair": {"width": "1u", "length": "1u"}}, "transistor": {"threshold": "4n"}},
         {"bank.offset", "buffer.offset"},
     ),
-    "open loop": ({"amplifier": {"open_loop": 1000}}, {"bank.gain"}),
+    "open loop": ({"amplifier": {"open_loop": 1000}}, {"bank.gain", "buffer.gain", "vcvs.gain"}),
     "diode current": ({"diode": {"saturation_current": 0.1}}, {"diode.saturation_current"}),
     "diode slope": ({"diode": {"slope_voltage": 0.05}}, {"diode.slope_voltage"}),
     "supply": ({"supply": {"voltage": 0.01}}, {"vsource.voltage"}),
