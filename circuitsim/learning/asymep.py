@@ -7,12 +7,12 @@ One-sided the error is O(beta), centred O(beta^2).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
-from circuitsim.learning.estimators import gradient_from
+from circuitsim.chip.substrate import Phase
+from circuitsim.learning.estimators import PhaseSet, gradient_from
 from circuitsim.learning.gradient import Gradient
-from circuitsim.learning.phases import Phases
 from circuitsim.netlist.tables import FloatArray
-from circuitsim.solver import OperatingPoint
 
 __all__ = ["AsymEP"]
 
@@ -24,12 +24,14 @@ class AsymEP:
     beta: float = 0.01
     centred: bool = True
 
+    phase: ClassVar[Phase] = "corrected"
+
     @property
     def label(self) -> str:
         return "corrected-centred" if self.centred else "corrected-one-sided"
 
     def estimate(
-        self, phases: Phases, inputs: FloatArray, targets: FloatArray, *, free: OperatingPoint | None = None
+        self, phases: PhaseSet, inputs: FloatArray, targets: FloatArray, *, free: Any = None
     ) -> Gradient:
         free = free or phases.free(inputs)
         s = phases.corrected(inputs, targets, self.beta, free)

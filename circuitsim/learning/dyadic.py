@@ -7,12 +7,12 @@ linear, transposed one takes the nudge. d is linear in beta, so d / beta is exac
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
-from circuitsim.learning.estimators import gradient_from
+from circuitsim.chip.substrate import Phase
+from circuitsim.learning.estimators import PhaseSet, gradient_from
 from circuitsim.learning.gradient import Gradient
-from circuitsim.learning.phases import Phases
 from circuitsim.netlist.tables import FloatArray
-from circuitsim.solver import OperatingPoint
 
 __all__ = ["Dyadic"]
 
@@ -23,12 +23,14 @@ class Dyadic:
 
     beta: float = 1.0
 
+    phase: ClassVar[Phase] = "dyadic"
+
     @property
     def label(self) -> str:
         return "dyadic"
 
     def estimate(
-        self, phases: Phases, inputs: FloatArray, targets: FloatArray, *, free: OperatingPoint | None = None
+        self, phases: PhaseSet, inputs: FloatArray, targets: FloatArray, *, free: Any = None
     ) -> Gradient:
         free = free or phases.free(inputs)
         s = phases.dyadic(inputs, targets, self.beta, free) / self.beta

@@ -7,12 +7,12 @@ Exact only where the circuit is reciprocal or metric-symmetrisable: elsewhere it
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
-from circuitsim.learning.estimators import gradient_from
+from circuitsim.chip.substrate import Phase
+from circuitsim.learning.estimators import PhaseSet, gradient_from
 from circuitsim.learning.gradient import Gradient
-from circuitsim.learning.phases import Phases
 from circuitsim.netlist.tables import FloatArray
-from circuitsim.solver import OperatingPoint
 
 __all__ = ["EP"]
 
@@ -24,12 +24,14 @@ class EP:
     beta: float = 0.01
     centred: bool = True
 
+    phase: ClassVar[Phase] = "nudged"
+
     @property
     def label(self) -> str:
         return "nudged-only" if self.centred else "nudged-only-one-sided"
 
     def estimate(
-        self, phases: Phases, inputs: FloatArray, targets: FloatArray, *, free: OperatingPoint | None = None
+        self, phases: PhaseSet, inputs: FloatArray, targets: FloatArray, *, free: Any = None
     ) -> Gradient:
         free = free or phases.free(inputs)
         s = phases.nudged(inputs, targets, self.beta, free)

@@ -99,16 +99,17 @@ class Gradient:
         return np.concatenate(halves)
 
 
-def local_rule(netlist: Netlist, v0: FloatArray, s: FloatArray) -> Crossbars:
+def local_rule(netlist: Netlist, v0: FloatArray, s: FloatArray, *, at_ports: bool = False) -> Crossbars:
     """Return dC/dg = mean_b (s_word - s_bit)(v_word - v_bit) for every trainable crossbar.
 
     Drop times change of drop, read at the device's own two nodes. v0: free-phase node
     voltages (B, N) V; s: their change per unit of beta (B, N) V. A driven word line is held by an ideal
-    output, so its change is left out.
+    output, so its change is left out. ``at_ports`` takes the voltages at the ends of lines for those at the
+    devices, which is all that a host can read.
     """
     gradients: dict[str, tuple[FloatArray, FloatArray | None]] = {}
     for crossbar in netlist.trainable:
-        if crossbar.wired:
+        if crossbar.wired and not at_ports:
             raise NetlistError(
                 "the gradient of devices behind line resistance needs the layered method",
                 object=crossbar.name,

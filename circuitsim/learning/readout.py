@@ -28,7 +28,7 @@ from circuitsim.solver import Drive, OperatingPoint, solve
 from circuitsim.solver.correction import Correction
 from circuitsim.solver.layered import FreePoint, LayerChange
 
-__all__ = ["MeasuredPhases", "ReadoutSpec", "chip_converters", "needs_readings"]
+__all__ = ["MeasuredPhases", "ReadoutSpec", "Sampler", "chip_converters", "needs_readings"]
 
 _BOLTZMANN = 1.380649e-23
 """J/K, SI 2019."""
@@ -56,6 +56,58 @@ def chip_converters(chip: Chip) -> tuple[Converter | None, Converter | None]:
         generator = stream(chip.seed, "mismatch", name)
         found.append(None if card is None else converter(card, generator, object=chip.card.name))
     return found[0], found[1]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sampler:
+    """Readings of voltages through an ADC, or straight without one. ``seed`` and ``key`` name their noise."""
+
+    readout: ReadoutSpec
+    adc: Converter | None
+    seed: int
+    key: tuple[str | int, ...]
+
+    def sample(self, v: FloatArray, spread: FloatArray | None, name: str, scale: float = 1.0) -> FloatArray:
+        """Return the mean of several readings of voltages v (B, n) V with noise of ``spread`` (n,) V.
+
+        ``scale`` is the ADC's range over its card's; ``name`` tells readings of one key apart.
+        """
+        generator = stream(self.seed, "read", *self.key, name)
+        count = self.readout.averaging
+        if self.adc is None:
+            if spread is None:
+                return v
+            return v + (spread / math.sqrt(count)) * generator.standard_normal(v.shape)
+        total = np.zeros(v.shape)
+        repeats = count if spread is not None or self.adc.card.noise else 1
+        for _ in range(repeats):
+            seen = v if spread is None else v + spread * generator.standard_normal(v.shape)
+            total += self.adc.read(np.asarray(seen, dtype=np.float64), generator, scale)
+        return np.asarray(total / repeats, dtype=v.dtype)
+
+    def change(self, d: FloatArray, spread: FloatArray | None, name: str) -> FloatArray:
+        """Return changes d (B, n) V, read behind an amplifier that makes the largest fill the range."""
+        scale = self._scale(d)
+        shift = d.dtype.type(scale * self._middle)
+        return self.sample(d + shift, spread, name, scale) - shift
+
+    def _scale(self, d: FloatArray) -> float:
+        """Return the range of the converter over its card's that takes the largest change."""
+        if self.adc is None:
+            return 1.0
+        low, high = self.adc.card.range
+        room = min(high - self._middle, self._middle - low)
+        largest = float(np.abs(d).max(initial=0.0))
+        gain = 1
+        while gain * 2 <= self.readout.gain and 2 * gain * largest <= room:
+            gain *= 2
+        return 1.0 / gain
+
+    @property
+    def _middle(self) -> float:
+        """Where in the range a change of 0 lies [V]: in the middle where the range has no 0 inside."""
+        low, high = (-1.0, 1.0) if self.adc is None else self.adc.card.range
+        return 0.0 if low < 0 < high else 0.5 * (low + high)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -115,7 +167,17 @@ class MeasuredPhases(Phases):
 
     def read_voltage(self, y: FloatArray) -> FloatArray:
         """Return outputs y (B, K) V as they are read."""
-        return self._sample(y, None, "outputs", 1.0)
+        return self._sampler.sample(y, None, "outputs")
+
+    def node_noise(self, free: OperatingPoint) -> FloatArray | None:
+        """Return the thermal noise of all nodes (N,) V; None where the devices have none."""
+        point = free._layers
+        if self._thermal is None or point is None:
+            return None
+        found = np.zeros(self.netlist.n_nodes)
+        for layer, nodes in enumerate(self.plan.layered.layers):
+            found[nodes] = self._spread(point, layer)
+        return found
 
     def _circuit(self, name: str) -> Phases:
         """Return the circuit in one phase, without readings."""
@@ -181,41 +243,25 @@ class MeasuredPhases(Phases):
         )
         return replace(change, layers=layers, driven=driven)
 
-    def _scale(self, d: FloatArray) -> float:
-        """Return the range of the converter over its card's that takes the largest change of a layer."""
-        if self.adc is None:
-            return 1.0
-        low, high = self.adc.card.range
-        room = min(high - self._middle, self._middle - low)
-        largest = float(np.abs(d).max(initial=0.0))
-        gain = 1
-        while gain * 2 <= self.readout.gain and 2 * gain * largest <= room:
-            gain *= 2
-        return 1.0 / gain
-
     def _difference(
         self, d: FloatArray, v0: FloatArray, spread: FloatArray | None, name: str, part: str, held: bool
     ) -> FloatArray:
         """Return the change d (B, n) V of a layer, or of all nodes, as it is read."""
         if held and self.readout.difference == "digital":
             before = self._read_free(part, v0, spread)
-            return self._sample(v0 + d, spread, f"{name} {part}", 1.0) - before
+            return self._sampler.sample(v0 + d, spread, f"{name} {part}") - before
         # What is held was sampled too, with noise of its own.
         both = None if spread is None else spread * (math.sqrt(2.0) if held else 1.0)
-        scale = self._scale(d)
-        shift = d.dtype.type(scale * self._middle)
-        return self._sample(d + shift, both, f"{name} {part}", scale) - shift
+        return self._sampler.change(d, both, f"{name} {part}")
 
     @property
-    def _middle(self) -> float:
-        """Where in the range a change of 0 lies [V]: in the middle where the range has no 0 inside."""
-        low, high = (-1.0, 1.0) if self.adc is None else self.adc.card.range
-        return 0.0 if low < 0 < high else 0.5 * (low + high)
+    def _sampler(self) -> Sampler:
+        return Sampler(readout=self.readout, adc=self.adc, seed=self.chip.seed, key=self.key)
 
     def _read_free(self, name: str, v0: FloatArray, spread: FloatArray | None) -> FloatArray:
         key = f"free {name}"
         if key not in self._held:
-            self._held[key] = self._sample(v0, spread, key, 1.0) if self._reads else v0
+            self._held[key] = self._sampler.sample(v0, spread, key) if self._reads else v0
         return self._held[key]
 
     def _read_point(self, free: OperatingPoint) -> FreePoint:
@@ -247,21 +293,6 @@ class MeasuredPhases(Phases):
             band = np.minimum(noise.bandwidth, own)
             self._held[key] = np.sqrt(4 * _BOLTZMANN * noise.temperature * band / load)
         return self._held[key]
-
-    def _sample(self, v: FloatArray, spread: FloatArray | None, name: str, scale: float) -> FloatArray:
-        """Return the mean of several readings of voltages v (B, n) V."""
-        generator = stream(self.chip.seed, "read", *self.key, name)
-        count = self.readout.averaging
-        if self.adc is None:
-            if spread is None:
-                return v
-            return v + (spread / math.sqrt(count)) * generator.standard_normal(v.shape)
-        total = np.zeros(v.shape)
-        repeats = count if spread is not None or self.adc.card.noise else 1
-        for _ in range(repeats):
-            seen = v if spread is None else v + spread * generator.standard_normal(v.shape)
-            total += self.adc.read(np.asarray(seen, dtype=np.float64), generator, scale)
-        return np.asarray(total / repeats, dtype=v.dtype)
 
 
 def needs_readings(chip: Chip, readout: ReadoutSpec, method: str) -> bool:

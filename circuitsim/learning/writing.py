@@ -34,13 +34,15 @@ class ProgrammingSpec(Spec):
     tolerance: Annotated[Quantity, Field(gt=0, lt=1)] = 0.02
     budget: Annotated[int, Field(ge=1, le=10_000, strict=True)] = 10
 
-    def apply(self, chip: Chip, target: Conductances) -> Chip:
-        """Return the die with ``target`` written to it."""
+    def apply(
+        self, chip: Chip, target: Conductances, only: Mapping[str, tuple[Any, Any]] | None = None
+    ) -> Chip:
+        """Return the die with ``target`` written to it, to the devices of the masks ``only`` if given."""
         if self.method == "exact":
             return chip.programmed(target)
         if self.method == "write":
-            return chip.write(target)
-        return chip.write(target, tolerance=self.tolerance, budget=self.budget)
+            return chip.write(target, only=only)
+        return chip.write(target, tolerance=self.tolerance, budget=self.budget, only=only)
 
 
 class UpdateSpec(Spec):
