@@ -1,7 +1,7 @@
 """SCPI as bytes: program messages framed as they arrive, responses, the error queue, the status registers.
 
-Follows IEEE 488.2-1992 and SCPI-99 with the liberties that a raw socket asks for: a message ends at a line feed
-and nowhere else, a definite-length block is framed by its length alone, an indefinite one is refused.
+Follows IEEE 488.2-1992 and SCPI-99 with the liberties that a raw socket asks for: a message ends at a line
+feed and nowhere else, a definite-length block is framed by its length alone, an indefinite one is refused.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ STANDARD_WORDS = {
     -221: "Settings conflict",
     -222: "Data out of range",
     -223: "Too much data",
+    -224: "Illegal parameter value",
     -230: "Data corrupt or stale",
     -250: "Mass storage error",
     -310: "System error",
@@ -60,7 +61,9 @@ _DESCRIPTION = 255
 
 _SPECIAL = re.compile(rb"[\n#\"']")
 _QUOTES = {0x22: re.compile(rb"[\n\"]"), 0x27: re.compile(rb"[\n']")}
-_TOKEN = re.compile(r"""(?P<string>"(?:[^"]|"")*"|'(?:[^']|'')*')|(?P<mark>[;,])|(?P<text>[^;,"']+)|(?P<bad>.)""")
+_TOKEN = re.compile(
+    r"""(?P<string>"(?:[^"]|"")*"|'(?:[^']|'')*')|(?P<mark>[;,])|(?P<text>[^;,"']+)|(?P<bad>.)"""
+)
 _HEADER = re.compile(r":?[A-Za-z][A-Za-z0-9_]*(?::[A-Za-z][A-Za-z0-9_]*)*\??|\*[A-Za-z]+\??")
 _PRINTABLE = re.compile(r"[\t\x20-\x7e]*")
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
@@ -257,7 +260,7 @@ class MessageReader:
         if not digit:
             # The byte may end the message, or open a string: it is for the text to see.
             self._head = None
-            self._refuse(ScpiError(-161, "a block begins with #, the count of digits, and its length in bytes"))
+            self._refuse(ScpiError(-161, "a block begins with #, a count of digits, its length in bytes"))
             return place
         head.append(byte)
         self._text += 1
@@ -430,7 +433,7 @@ class StatusRegisters:
         return events
 
     def byte(self, *, errors: bool, message: bool) -> int:
-        """Return the status byte: errors in the queue 4, message available 16, event summary 32, service 64."""
+        """Return the status byte: errors queued 4, message available 16, event summary 32, service 64."""
         status = 4 * errors + 16 * message + 32 * bool(self.events & self.events_enabled)
         return status + 64 * bool(status & self.service_enabled & ~64)
 
