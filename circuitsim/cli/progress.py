@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -144,9 +145,8 @@ class ProgressDisplay:
         if self._live is not None:
             self._draw(now, epoch=epoch + 1)
         elif epoch + 1 == arm.epochs:
-            self._line(
-                f"{name:20s} {arm.epochs} epochs, {arm.test}, {arm.residual}, {arm.seconds:.1f} s", now
-            )
+            facts = [f"{arm.epochs} epochs", arm.test, arm.residual, f"{arm.seconds:.1f} s"]
+            self._line(f"{name:20s} {', '.join(fact for fact in facts if fact)}", now)
         elif now - self._last_line > _SILENCE:
             self._line(f"{name:20s} {epoch + 1}/{arm.epochs} epochs, {arm.facts(now)}", now)
 
@@ -200,7 +200,12 @@ def _score(part: str, metrics: Mapping[str, float]) -> str:
 
 
 def _residual(metrics: Mapping[str, float]) -> str:
-    return f"KCL {metrics['kcl_residual']:.0e}"
+    residual = metrics["kcl_residual"]
+    if math.isfinite(residual):
+        return f"KCL {residual:.0e}"
+    # Of a substrate nobody sees the currents.
+    error = metrics.get("programming_error", math.nan)
+    return f"write error {100 * error:.2g} %" if math.isfinite(error) else ""
 
 
 def _short(rate: float) -> str:

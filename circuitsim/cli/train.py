@@ -46,17 +46,18 @@ def command(
     """Train every estimator of an experiment on one die; write a record (HDF5) and figures.
 
     The circuit is a network description, or a SPICE deck with roles: sources, outputs, resistors that
-    learn. Prints test accuracy (%) or, of wanted outputs, their error (mV, root mean square), training
-    time (s), the cosine of each crossbar's estimated gradient to the exact one, and the KCL residual
-    relative to the largest branch current. Ctrl-C stops after the last whole epoch; --resume goes on to
-    the same numbers.
+    learn. With a substrate it learns from what an instrument reads. Prints test accuracy (%) or, of wanted
+    outputs, their error (mV, root mean square), training time (s), the cosine of each crossbar's estimated
+    gradient to the exact one, and the KCL residual relative to the largest branch current or, of a
+    substrate, the error of what was written (% of the window). Ctrl-C stops after the last whole epoch;
+    --resume goes on to the same numbers.
 
     Example: circuitsim train runs/demo.yaml --seed 3
 
     JSON: {record, estimator, test_accuracy (0 to 1; null without classes), test_rms_error (V; null with
     classes), epochs, seconds, estimators [{estimator, test_accuracy, test_rms_error, epochs, seconds,
-    cosine {crossbar: mean}, kcl_residual, settling_time (s), inference_energy and step_energy (J), writes}],
-    figures}.
+    cosine {crossbar: mean}, kcl_residual, settling_time (s), inference_energy and step_energy (J), writes,
+    programming_error (of a substrate)}], figures}.
     """
     with ProgressDisplay() as display:
         try:
@@ -181,13 +182,17 @@ def _report(run: RunRecord, paths: list[Path], experiment: Path) -> None:
 
     columns, rows, _ = result_rows(run)
     seed = run.header["seed"]
+    substrate = run.header.get("substrate")
+    on = f"one die (seed {seed}, card {run.header['card']['name']})"
+    if substrate is not None:
+        on = f"substrate {substrate}"
     print_table(
-        f"{run.header['name']}: one die (seed {seed}, card {run.header['card']['name']}), "
-        f"{max(arm.epochs for arm in run.arms.values())} epochs",
+        f"{run.header['name']}: {on}, {max(arm.epochs for arm in run.arms.values())} epochs",
         columns,
         rows,
     )
-    print_line("cosine: estimated to exact gradient, mean over epochs (1-1e-3 is 0.999)\n")
+    of = "exact gradient" if substrate is None else "the ideal circuit's gradient"
+    print_line(f"cosine: estimated to {of}, mean over epochs (1-1e-3 is 0.999)\n")
     energy = energy_line(run)
     if energy is not None:
         print_line(f"energy   {energy}")

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from circuitsim.chip import Chip, Conductances
-from circuitsim.chip.substrate import Phase, StatefulSubstrate, Substrate, Terminals
+from circuitsim.chip import Chip, Conductances, WriteReport
+from circuitsim.chip.substrate import AgeingSubstrate, Phase, StatefulSubstrate, Substrate, Terminals
 from circuitsim.errors import InstrumentError
 from circuitsim.learning.adjoint import Adjoint
 from circuitsim.learning.cost import Cost
@@ -176,6 +176,7 @@ class SubstrateTrainer:
         probe: int = 64,
         averaging: int = 1,
         updates: str = "host",
+        age: float = 0.0,
         settings: SolverSettings | None = None,
     ) -> None:
         check_substrate(substrate, plan.netlist, cost, estimator)
@@ -202,6 +203,15 @@ class SubstrateTrainer:
         self.epochs = epochs
         self.seed = seed
         self.updates = updates
+        if age and not (isinstance(substrate, AgeingSubstrate) and isinstance(substrate, StatefulSubstrate)):
+            raise InstrumentError(
+                "cannot be measured at an age and then go on as it was",
+                object=limits.identity,
+                field="age",
+                value=age,
+                remedy="Leave age out.",
+            )
+        self.age = age
         self.settings = settings or SolverSettings(check=False)
         self.phases = SubstratePhases(
             substrate=substrate, terminals=Terminals.of(plan.netlist), cost=cost, averaging=averaging
@@ -236,9 +246,11 @@ class SubstrateTrainer:
         crossbars = [crossbar.name for crossbar in self.plan.netlist.trainable]
         return (*names, *(f"{kind}/{name}" for kind in ("cosine", "relative_error") for name in crossbars))
 
-    def transfer(self, target: Conductances) -> None:
-        """Write conductances that were learned elsewhere."""
+    def transfer(self, target: Conductances, programming: object = None) -> WriteReport:
+        """Write conductances that were learned elsewhere; how is the substrate's own business."""
+        before = self._writes
         self._program(target)
+        return WriteReport(writes=self._writes - before)
 
     def _start(self) -> None:
         if self._achieved is None:
@@ -331,8 +343,24 @@ class SubstrateTrainer:
         }
 
     def measure(self, *, learns: bool = True) -> dict[str, float]:
-        """Return the metrics that do not train: test set, alignment, programming error."""
+        """Return the metrics that do not train: test set, alignment, programming error.
+
+        They are measured ``age`` [s] after the last write; the substrate then is brought back.
+        """
         self._start()
+        substrate = self.substrate
+        if not self.age:
+            return self._measured(learns)
+        assert isinstance(substrate, AgeingSubstrate)
+        assert isinstance(substrate, StatefulSubstrate)
+        kept = substrate.state()
+        substrate.wait(self.age)
+        try:
+            return self._measured(learns)
+        finally:
+            substrate.restore(kept)
+
+    def _measured(self, learns: bool) -> dict[str, float]:
         most = min(1000, self.substrate.capabilities.most_samples)
         outputs = [
             self.phases.outputs(self.phases.free(self.test.inputs[start : start + most]))
@@ -368,12 +396,11 @@ class SubstrateTrainer:
 
     def state(self) -> dict[str, FloatArray]:
         """Return everything that training changes, the substrate's own state with it where it has one."""
-        self._start()
-        assert self._achieved is not None
+        achieved = self.model.target if self._achieved is None else self._achieved
         counts = [float(self.optimiser.count), float(self._writes)]
         arrays = {"optimiser/count": np.array(counts)}
         arrays |= {f"optimiser/{key}": array for key, array in self.optimiser.state.items()}
-        for place, pairs in (("conductance", self.model.target), ("read back", self._achieved)):
+        for place, pairs in (("conductance", self.model.target), ("read back", achieved)):
             for crossbar in self.plan.netlist.trainable:
                 for half, g in zip(("g_plus", "g_minus"), pairs[crossbar.name], strict=True):
                     if g is not None:
@@ -382,8 +409,8 @@ class SubstrateTrainer:
             arrays |= {f"substrate/{key}": array for key, array in self.substrate.state().items()}
         return arrays
 
-    def restore(self, state: Mapping[str, FloatArray]) -> None:
-        """Go on from what `state` returned.
+    def restore(self, state: Mapping[str, FloatArray], *, finished: bool = False) -> None:
+        """Go on from what `state` returned. ``finished``: leave the substrate as it is.
 
         A substrate that cannot bring back its state is programmed again: noise and what it forgot are then
         others.
@@ -405,7 +432,10 @@ class SubstrateTrainer:
             }
 
         target = kept("conductance")
-        if isinstance(self.substrate, StatefulSubstrate):
+        if finished:
+            self.model = self.model.programmed(target)
+            self._achieved = kept("read back")
+        elif isinstance(self.substrate, StatefulSubstrate):
             own = {k.removeprefix("substrate/"): a for k, a in state.items() if k.startswith("substrate/")}
             self.substrate.restore(own)
             self.model = self.model.programmed(target)

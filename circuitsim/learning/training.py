@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from circuitsim.chip import Chip, Conductances
+from circuitsim.chip import Chip, Conductances, WriteReport
 from circuitsim.chip.energy import settling_time
 from circuitsim.errors import ConvergenceError, DeviceError
 from circuitsim.learning.adjoint import Adjoint
@@ -25,7 +25,7 @@ from circuitsim.learning.optimiser import Optimiser, OptimiserSpec
 from circuitsim.learning.phases import Phases
 from circuitsim.learning.readout import MeasuredPhases, ReadoutSpec, chip_converters, needs_readings
 from circuitsim.learning.scores import score_of
-from circuitsim.learning.writing import DeviceWriter, UpdateSpec
+from circuitsim.learning.writing import DeviceWriter, ProgrammingSpec, UpdateSpec
 from circuitsim.netlist.tables import FloatArray, IntArray
 from circuitsim.seeds import stream
 from circuitsim.solver import Drive, Plan, SolverSettings, solve
@@ -327,6 +327,12 @@ class Trainer:
                 self._keep(arrays, f"{place}/present", chip.values.crossbars)
         return arrays
 
+    def transfer(self, target: Conductances, programming: ProgrammingSpec) -> WriteReport:
+        """Write conductances that were learned elsewhere."""
+        chip = programming.apply(self.chip, target)
+        self.chip = chip.in_precision("float32") if self.settings.precision == "float32" else chip
+        return chip.report
+
     def _keep(self, arrays: dict[str, FloatArray], place: str, pairs: Conductances) -> None:
         for crossbar in self.plan.netlist.trainable:
             for half, g in zip(("g_plus", "g_minus"), pairs[crossbar.name], strict=True):
@@ -340,8 +346,11 @@ class Trainer:
             found[crossbar.name] = (state[f"{place}/{crossbar.name}/g_plus"], minus)
         return found
 
-    def restore(self, state: Mapping[str, FloatArray]) -> None:
-        """Go on from what `state` returned: the same numbers follow, bit for bit."""
+    def restore(self, state: Mapping[str, FloatArray], *, finished: bool = False) -> None:
+        """Go on from what `state` returned: the same numbers follow, bit for bit.
+
+        ``finished``: only what was learned is wanted. It makes no difference to a simulated die.
+        """
         moments = {key.removeprefix("optimiser/"): array for key, array in state.items()}
         self.optimiser.restore(moments, int(state["optimiser/count"][0]))
         self._steps = self.optimiser.count

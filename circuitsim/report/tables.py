@@ -32,7 +32,8 @@ def headline(record: RunRecord) -> dict[str, Any]:
 def result_rows(record: RunRecord) -> tuple[list[str], list[list[str]], list[dict[str, Any]]]:
     """Return column titles, rows of text, and the same numbers per estimator as plain values.
 
-    The cosine to the exact gradient is the mean over epochs, on the probe batch.
+    Of a substrate, ``programming_error`` is the last RMS difference of conductances read back from those
+    asked for, over the window. The cosine to the exact gradient is the mean over epochs, on the probe batch.
     """
     first = next(iter(record.arms.values()))
     crossbars = [metric.removeprefix("cosine/") for metric in first.metrics if metric.startswith("cosine/")]
@@ -40,13 +41,14 @@ def result_rows(record: RunRecord) -> tuple[list[str], list[list[str]], list[dic
     whole = len({(arm.epochs_done, arm.epochs) for arm in record.arms.values()}) == 1
     whole = whole and first.epochs_done == first.epochs
     wanted = "test_rms_error" in first.metrics
+    on_substrate = "programming_error" in first.metrics
     columns = [
         "estimator",
         *(["test RMS [mV]"] if wanted else ["test [%]"]),
         *([] if whole else ["epochs"]),
         "time [s]",
         *(f"cosine {name}" for name in crossbars),
-        "KCL residual",
+        "write error [%]" if on_substrate else "KCL residual",
     ]
     rows, results = [], []
     for arm in record.arms.values():
@@ -66,6 +68,10 @@ def result_rows(record: RunRecord) -> tuple[list[str], list[list[str]], list[dic
             "step_energy": _last(arm, "step_energy"),
             "writes": _total(arm, "writes"),
         }
+        last = f"{residual:.0e}" if residual is not None else ""
+        if on_substrate:
+            error = result["programming_error"] = _last(arm, "programming_error")
+            last = "" if error is None else f"{100 * error:.2g}"
         results.append(result)
         label = f"{arm.name} (exact)" if arm.name.startswith("adjoint") else arm.name
         rows.append(
@@ -75,7 +81,7 @@ def result_rows(record: RunRecord) -> tuple[list[str], list[list[str]], list[dic
                 *([] if whole else [f"{arm.epochs_done}/{arm.epochs}"]),
                 f"{result['seconds']:.1f}",
                 *(_cosine(cosines[name]) for name in crossbars),
-                "" if residual is None else f"{residual:.0e}",
+                last,
             ]
         )
     return columns, rows, results

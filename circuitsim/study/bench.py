@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from circuitsim.chip import Chip, fabricate
+from circuitsim.chip.substrate import Substrate
 from circuitsim.compiler import compile_network
 from circuitsim.data import DataSet, load_csv, load_data
 from circuitsim.devices import DeviceCard, merged_cards
 from circuitsim.errors import CircuitsimError, DeviceError, NetlistError, SpecError
+from circuitsim.instrument.opening import open_substrate
 from circuitsim.learning import Cost, Estimator, Samples, Trainer
+from circuitsim.learning.in_the_loop import SubstrateTrainer
 from circuitsim.netlist import Netlist
 from circuitsim.netlist.files import netlist_document
 from circuitsim.netlist.roles import with_roles
@@ -40,6 +45,43 @@ class Bench:
     data: DataSet
     software: Plan
     """The circuit as software knows it: without the wires of the card."""
+    folder: Path
+    """What files that are named later are relative to."""
+    substrate: Substrate | None = None
+    """What the experiment learns on, while it is connected."""
+
+    @contextmanager
+    def connected(self, substrate: Substrate | None = None) -> Iterator[Bench]:
+        """Give the bench with its substrate open, ``substrate`` instead of the experiment's own if given.
+
+        Raises:
+            InstrumentError: nothing answers, or another circuit does.
+        """
+        spec = self.experiment.substrate
+        if substrate is not None:
+            yield replace(self, substrate=substrate)
+            return
+        if spec is None:
+            yield self
+            return
+        experiment = self.experiment
+        opened = open_substrate(
+            spec.address,
+            self.plan.netlist,
+            self.cost,
+            self.card,
+            die=self.chip.seed,
+            folder=self.folder,
+            timeout=spec.timeout,
+            readout=experiment.readout,
+            programming=experiment.programming,
+            update=experiment.update,
+            settings=experiment.solver.settings(),
+        )
+        try:
+            yield replace(self, substrate=opened)
+        finally:
+            opened.close()
 
     @property
     def estimators(self) -> dict[str, Estimator]:
@@ -54,15 +96,21 @@ class Bench:
             found[name] = estimator
         return found
 
-    def trainer(self, estimator: Estimator) -> Trainer | StagedTrainer:
+    def trainer(self, estimator: Estimator) -> Trainer | StagedTrainer | SubstrateTrainer:
         """Return a trainer at the start: the die as fabricated, its conductances written to it."""
         use, epochs = self.experiment.use, self.experiment.training.epochs
+        if use.kind == "in_situ" and self.substrate is not None:
+            return self._on_substrate(estimator, self.substrate, epochs)
         if use.kind == "in_situ":
             return self._trainer(estimator, self._written(self.chip), epochs, update=self.experiment.update)
         late = self.experiment.update.model_copy(update={"start": "as_written"})
-        die = self._trainer(
-            estimator, self.chip, use.fine_tune, update=late, written=True, age=self.experiment.age
-        )
+        die: Trainer | SubstrateTrainer
+        if self.substrate is not None:
+            die = self._on_substrate(estimator, self.substrate, use.fine_tune)
+        else:
+            die = self._trainer(
+                estimator, self.chip, use.fine_tune, update=late, written=True, age=self.experiment.age
+            )
         first: Trainer
         if use.kind == "carried":
             other = fabricate(self.plan.netlist, self.card, seed=use.from_die or 0)
@@ -92,6 +140,28 @@ class Bench:
         if crossbar.programming is None and crossbar.levels is None:
             return chip
         return self.experiment.programming.apply(chip, chip.target)
+
+    def _on_substrate(self, estimator: Estimator, substrate: Substrate, epochs: int) -> SubstrateTrainer:
+        training, spec = self.experiment.training, self.experiment.substrate
+        return SubstrateTrainer(
+            substrate=substrate,
+            model=fabricate(self.plan.netlist, seed=self.chip.seed),
+            plan=self.plan,
+            cost=self.cost,
+            estimator=estimator,
+            optimiser=training.optimiser,
+            train=Samples(inputs=self.data.train_inputs, labels=self.data.train_labels),
+            test=Samples(inputs=self.data.test_inputs, labels=self.data.test_labels),
+            classes=self.data.classes,
+            batch=training.batch,
+            epochs=epochs,
+            seed=self.experiment.seed,
+            probe=training.probe,
+            averaging=self.experiment.readout.averaging,
+            updates="host" if spec is None else spec.updates,
+            age=self.experiment.age,
+            settings=self.experiment.solver.settings(),
+        )
 
     def _trainer(
         self,
@@ -152,6 +222,7 @@ class Bench:
             },
             "card": self.card.model_dump(mode="json", by_alias=True),
             "digest": self.plan.netlist.digest,
+            "substrate": None if self.substrate is None else self.substrate.capabilities.identity,
             "figures": {"arm": self.headline, "image_shape": list(shape) if shape else None},
             "provenance": provenance(),
         }
@@ -199,7 +270,7 @@ def prepare(experiment: ExperimentSpec, *, folder: Path, file: object = None) ->
         if error.file is not None:
             raise
         raise _of_experiment(error, file, error.field) from error
-    return make_bench(experiment, circuit, card, data, file=file)
+    return make_bench(experiment, circuit, card, data, file=file, folder=folder)
 
 
 def load_samples(spec: DataSpec, folder: Path) -> DataSet:
@@ -224,15 +295,17 @@ def make_bench(
     data: DataSet,
     *,
     file: object,
+    folder: Path | None = None,
 ) -> Bench:
-    """Make an experiment ready whose parts are read already.
+    """Make an experiment ready whose parts are read already; ``folder`` is where it lies.
 
     Raises:
         SpecError: network, data, cards and experiment do not fit each other.
         DeviceError: something is outside the range in which a card holds.
     """
     try:
-        return _made(experiment, circuit, card, data, file=file)
+        bench = _made(experiment, circuit, card, data, file=file)
+        return bench if folder is None else replace(bench, folder=folder)
     except DeviceError as error:
         if error.file is not None or error.value is None:
             raise
@@ -297,6 +370,7 @@ def _made(
         cost=cost,
         data=data,
         software=plan if software is netlist else build_plan(software),
+        folder=Path(),
     )
     if experiment.update.zero_shift and experiment.use.kind != "in_situ":
         raise SpecError(

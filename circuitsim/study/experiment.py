@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
 
 from circuitsim.data import DATA_OPTIONS
 from circuitsim.errors import SpecError
+from circuitsim.instrument.opening import check_address
 from circuitsim.learning import EP, Adjoint, AsymEP, Dyadic, DyadicBP, Estimator, OptimiserSpec
 from circuitsim.learning.readout import ReadoutSpec
 from circuitsim.learning.writing import ProgrammingSpec, UpdateSpec
@@ -26,6 +27,7 @@ __all__ = [
     "InputsRole",
     "RolesSpec",
     "SolverSpec",
+    "SubstrateSpec",
     "TrainableRole",
     "TrainingSpec",
     "UseSpec",
@@ -347,6 +349,34 @@ class UseSpec(Spec):
         return self
 
 
+def _addressed(value: Any) -> Any:
+    return {"address": value} if isinstance(value, str) else value
+
+
+class SubstrateSpec(Spec):
+    """What an experiment learns on, seen through its readings alone; an address by itself will do.
+
+    ``address``: ``simulated``, a die of the experiment's cards behind converters; ``visa:RESOURCE``, an
+    instrument, e.g. one that ``circuitsim serve`` makes; ``mock:FILE``, a simulated die with what
+    ``circuitsim calibrate`` measured; ``python:MODULE:FUNCTION``, a function of yours that returns a
+    `Substrate`. ``updates: host`` reads, computes and programs; ``board`` leaves learning to circuits at the
+    devices. ``timeout`` [s]: how long an instrument may take to answer.
+    """
+
+    address: str
+    updates: Literal["host", "board"] = "host"
+    timeout: Positive = 10.0
+
+    @field_validator("address")
+    @classmethod
+    def _known(cls, address: str) -> str:
+        try:
+            check_address(address)
+        except SpecError as error:
+            raise ValueError(f"{error.rule}. {error.remedy}") from error
+        return address
+
+
 def _cards(value: Any) -> Any:
     if value is None:
         return ()
@@ -389,6 +419,9 @@ class ExperimentSpec(Spec):
     its cost's included, are scaled to it. ``use`` says where the network learns, ``programming`` how
     conductances are written, ``update`` how steps of learning reach the devices, ``readout`` how voltages
     are read; test samples are measured ``age`` [s] after the last write.
+
+    Without a ``substrate`` the run looks inside the die that it simulates: exact gradients, residuals,
+    power. With one it sees what hardware shows, and compares with the ideal circuit.
     """
 
     name: BlockName
@@ -396,6 +429,11 @@ class ExperimentSpec(Spec):
     network: str | None = None
     deck: str | None = None
     roles: RolesSpec | None = None
+    substrate: Annotated[
+        SubstrateSpec | None,
+        BeforeValidator(_addressed),
+        WithJsonSchema({"anyOf": [{"type": "string"}, {"$ref": "#/$defs/SubstrateSpec"}, {"type": "null"}]}),
+    ] = None
     cards: Cards = ()
     die: Annotated[int, Field(ge=0, strict=True)] | None = None
     window: Literal["network", "card"] = "network"
@@ -424,9 +462,27 @@ class ExperimentSpec(Spec):
         elif self.network is not None and self.roles is not None:
             remedy = "A network description has its own inputs, outputs and cost."
             problems.append(SpecError("is for a deck", field="roles", remedy=remedy))
+        if self.substrate is not None:
+            problems += self._substrate_problems()
         if problems:
             raise Inconsistent(problems)
         return self
+
+    def _substrate_problems(self) -> list[SpecError]:
+        problems = []
+        for k, estimator in enumerate(self.estimators):
+            if isinstance(estimator, (AdjointSpec, DyadicBPSpec)):
+                rule, remedy = "is no phase that a substrate forms", "Use ep, asymep or dyadic."
+                field = f"estimators.{k}.kind"
+                problems.append(SpecError(rule, field=field, value=estimator.kind, remedy=remedy))
+        assert self.substrate is not None
+        if self.substrate.updates == "board" and self.training.optimiser.kind != "sgd":
+            rule, remedy = "is not what circuits at the devices do", "Use sgd, or updates: host."
+            problems.append(SpecError(rule, field="training.optimiser.kind", value="adam", remedy=remedy))
+        if self.solver.precision != "float64":
+            rule = "is for runs without a substrate"
+            problems.append(SpecError(rule, field="solver.precision", value=self.solver.precision))
+        return problems
 
 
 def load_experiment(path: str | Path) -> ExperimentSpec:

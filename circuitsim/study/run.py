@@ -10,9 +10,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from circuitsim.chip import Chip
+from circuitsim.chip.substrate import Substrate
 from circuitsim.data import DataSet
 from circuitsim.devices import DeviceCard
-from circuitsim.errors import ConvergenceError, RecordError
+from circuitsim.errors import ConvergenceError, InstrumentError, RecordError
 from circuitsim.netlist.files import parse_netlist
 from circuitsim.netlist.tables import IntArray
 from circuitsim.network import NetworkSpec, parse_document
@@ -59,23 +60,31 @@ def run_experiment(
     output: Path | None = None,
     overwrite: bool = False,
     watcher: Watcher | None = None,
+    substrate: Substrate | None = None,
 ) -> RunRecord:
     """Run an experiment file and return its record.
 
     The record is written beside the experiment as ``NAME-sSEED.h5``, or with the next free number
     behind it; ``output`` names another file. It is readable up to the last epoch at any time.
+    ``substrate`` is learned on instead of the one that the experiment names.
 
     Raises:
         SpecError: the experiment, or what it names, is wrong.
         RecordError: the record cannot be written; earlier records stay as they are.
         ConvergenceError: a phase did not converge; the record keeps the epochs before it.
+        InstrumentError: likewise, where an instrument refuses or vanishes.
     """
     path = Path(path)
     experiment = load_experiment(path)
     if seed is not None:
         experiment = experiment.model_copy(update={"seed": seed})
-    bench = prepare(experiment, folder=path.parent, file=path)
-    target = output or free_path(path.parent, f"{experiment.name}-s{experiment.seed}")
+    with prepare(experiment, folder=path.parent, file=path).connected(substrate) as bench:
+        target = output or free_path(path.parent, f"{experiment.name}-s{experiment.seed}")
+        _start(bench, target, overwrite, watcher or _Silent())
+    return read_record(target)
+
+
+def _start(bench: Bench, target: Path, overwrite: bool, watcher: Watcher) -> None:
     arms = []
     for name, estimator in bench.estimators.items():
         trainer = bench.trainer(estimator)
@@ -92,11 +101,12 @@ def run_experiment(
     ) as writer:
         for key, array in initial.items():
             writer.put(key, array)
-        _train(bench, writer, {}, watcher or _Silent())
-    return read_record(target)
+        _train(bench, writer, {}, watcher)
 
 
-def resume_experiment(record: Path, *, watcher: Watcher | None = None) -> RunRecord:
+def resume_experiment(
+    record: Path, *, watcher: Watcher | None = None, substrate: Substrate | None = None
+) -> RunRecord:
     """Finish an interrupted run from its record alone, to the same numbers as without interruption.
 
     Raises:
@@ -105,8 +115,10 @@ def resume_experiment(record: Path, *, watcher: Watcher | None = None) -> RunRec
     found = read_record(record)
     if found.finished:
         return found
-    bench = recorded_bench(found)
-    with RunWriter.resume(record) as writer:
+    with (
+        recorded_bench(found).connected(substrate) as bench,
+        RunWriter.resume(record) as writer,
+    ):
         _train(bench, writer, found.arms, watcher or _Silent())
     return read_record(record)
 
@@ -129,6 +141,7 @@ def recorded_bench(record: RunRecord) -> Bench:
         parse_document(DeviceCard, header["card"], file=record.path),
         _recorded_data(record, experiment.data),
         file=record.path,
+        folder=record.path.parent,
     )
     if bench.plan.netlist.digest != header["digest"]:
         raise RecordError(
@@ -144,12 +157,14 @@ def _train(bench: Bench, writer: RunWriter, earlier: Mapping[str, Any], watcher:
     epochs = bench.epochs
     watcher.begin(bench, writer.path)
     chips: dict[str, Chip] = {}
+    begun = [name for name in bench.estimators if name in earlier and earlier[name].epochs_done]
     for name, estimator in bench.estimators.items():
         trainer = bench.trainer(estimator)
         done = 0
-        if name in earlier and earlier[name].epochs_done:
+        if name in begun:
             done = earlier[name].epochs_done
-            trainer.restore(earlier[name].state)
+            # A substrate is one for all estimators: it goes on from where the last of them left it.
+            trainer.restore(earlier[name].state, finished=name != begun[-1])
         watcher.arm(name, done, epochs)
         for epoch in range(done, epochs):
 
@@ -171,6 +186,13 @@ def _train(bench: Bench, writer: RunWriter, earlier: Mapping[str, Any], watcher:
                     object=error.object,
                     remedy="Lower the optimiser's step, beta, the buffer gain, or faults of the correction. "
                     "The record keeps the epochs before this one.",
+                ) from error
+            except InstrumentError as error:
+                raise InstrumentError(
+                    f"estimator {name}, epoch {epoch + 1}: {error}",
+                    file=writer.path,
+                    remedy=f"The record keeps the epochs before this one; go on with: "
+                    f"circuitsim train {writer.path} --resume",
                 ) from error
             writer.write_epoch(name, epoch, metrics, trainer.state())
             watcher.epoch(name, epoch, metrics)

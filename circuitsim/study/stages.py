@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from circuitsim.chip import Chip, fabricate
+from circuitsim.chip import Chip, WriteReport, fabricate
 from circuitsim.devices import DeviceCard
 from circuitsim.learning import Gradient, Phases, Trainer
+from circuitsim.learning.in_the_loop import SubstrateTrainer
 from circuitsim.learning.writing import ProgrammingSpec
 from circuitsim.netlist import Values
 from circuitsim.netlist.tables import FloatArray, IntArray
@@ -57,7 +58,13 @@ class StagedTrainer:
     """A first trainer, a transfer of what it learned, and a trainer on the die; epochs run through all."""
 
     def __init__(
-        self, *, first: Trainer, die: Trainer, epochs: int, fine_tune: int, programming: ProgrammingSpec
+        self,
+        *,
+        first: Trainer,
+        die: Trainer | SubstrateTrainer,
+        epochs: int,
+        fine_tune: int,
+        programming: ProgrammingSpec,
     ) -> None:
         self.first, self.die = first, die
         self.programming = programming
@@ -80,12 +87,12 @@ class StagedTrainer:
     def epoch(self, number: int, on_step: Step = lambda step, steps, running: None) -> dict[str, float]:
         """Do one epoch (from 0); that of the transfer writes the die and measures it, and learns nothing."""
         if number < self._transfer:
-            return self.first.epoch(number, on_step)
+            # What only the die knows is not a number yet.
+            return dict.fromkeys(self.metric_names, np.nan) | self.first.epoch(number, on_step)
         if number > self._transfer:
             return self.die.epoch(number - self._transfer - 1, on_step)
-        self._write()
+        report = self._write()
         self._on_die = True
-        report = self.die.chip.report
         metrics = dict.fromkeys(self.metric_names, np.nan)
         metrics |= self.die.measure(learns=False) | {"seconds": 0.0, "writes": float(report.writes)}
         metrics["step_energy"] = report.energy
@@ -102,23 +109,20 @@ class StagedTrainer:
         arrays |= {f"first/{key}": array for key, array in self.first.state().items()}
         return arrays | {"stage": np.array([float(self._on_die)])}
 
-    def restore(self, state: Mapping[str, FloatArray]) -> None:
-        """Go on from what `state` returned."""
+    def restore(self, state: Mapping[str, FloatArray], *, finished: bool = False) -> None:
+        """Go on from what `state` returned. ``finished``: only what was learned is wanted."""
         self._on_die = bool(state["stage"][0])
         first = {
             key.removeprefix("first/"): value for key, value in state.items() if key.startswith("first/")
         }
         self.first.restore(first)
-        if self._on_die:
+        if self._on_die and isinstance(self.die, Trainer):
             # Devices that do not learn are as the transfer wrote them.
             self._write()
-        self.die.restore(state)
+        self.die.restore(state, finished=finished or not self._on_die)
 
-    def _write(self) -> None:
-        chip = self.programming.apply(self.die.chip, self.first.chip.target)
-        if self.die.settings.precision == "float32":
-            chip = chip.in_precision("float32")
-        self.die.chip = chip
+    def _write(self) -> WriteReport:
+        return self.die.transfer(self.first.chip.target, self.programming)
 
 
 def _between(ideal: Values, noisy: Values, noise: float) -> Values:

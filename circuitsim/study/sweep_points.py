@@ -257,10 +257,26 @@ class _Base:
             card = _edited(card, edits["cards"], "cards.")
         samples = self._samples(experiment)
         make_bench(experiment, circuit, card, samples, file=None)
+        self._check_substrate(experiment)
         if self.sweep.measure == "gradient" and experiment.use.kind != "in_situ":
             rule, remedy = "has no gradient on the die before training", "Use in_situ, or measure: training."
             raise SpecError(rule, field="use.kind", value=experiment.use.kind, remedy=remedy)
         return (experiment, circuit, card), samples
+
+    def _check_substrate(self, experiment: ExperimentSpec) -> None:
+        """Refuse what would give the same numbers under other names, or other numbers under the same."""
+        if experiment.substrate is None:
+            return
+        address, remedy = experiment.substrate.address, None
+        kind = address.partition(":")[0]
+        if kind == "mock":
+            rule = "can be trained on, not swept: what it stands for may change under its name"
+            remedy = "Sweep over dies of the calibration's card instead."
+        elif kind != "simulated" and self.sweep.dies > 1:
+            rule, remedy = "is one die", "Set dies to 1, or use substrate: simulated."
+        else:
+            return
+        raise SpecError(rule, field="substrate", value=address, remedy=remedy)
 
     def _file(self, field: str, name: Any) -> Any:
         """Read a file that a value names."""
@@ -304,6 +320,9 @@ def _digest(documents: Documents, data: str) -> str:
     """Return what identifies a point: all that its numbers depend on but the die."""
     unread = {"name", "description", "die", *_FILES}
     experiment = {key: value for key, value in documents.experiment.items() if key not in unread}
+    if experiment.get("substrate") is None:
+        # A field that came later: results without it keep their names.
+        experiment.pop("substrate", None)
     parts = [experiment, documents.network, documents.deck, documents.card, data]
     return hashlib.sha256(canonical(parts)).hexdigest()
 
