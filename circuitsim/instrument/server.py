@@ -164,6 +164,8 @@ class _Connection(asyncio.Protocol):
         self._drain: asyncio.TimerHandle | None = None
         self._errors = _TokenBucket(server.limits.errors, server.limits.errors)
         self._refused = False
+        self._eof = False
+        """Whether the client has closed its side."""
         self._done = 0
         """Messages so far."""
         self._wrong = 0
@@ -308,8 +310,6 @@ class _Connection(asyncio.Protocol):
             self.task.cancel()
 
     # -------------------------------------------------------------------------------- commands
-
-    _eof = False
 
     async def _serve(self) -> None:
         try:

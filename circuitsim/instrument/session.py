@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias
 
@@ -226,6 +226,28 @@ class ServedDie:
         slack = 0.5 * limits.adc.step
         inside = (readings >= limits.adc.low - slack) & (readings <= limits.adc.high + slack)
         return readings.shape == (1, len(limits.readings)) and bool(inside.all())
+
+    def warm_up(self) -> None:
+        """Go through every phase once, so that what has to be compiled or planned is; leave no trace."""
+        substrate = self.substrate
+        limits = substrate.capabilities
+        own = limits.nudge
+        nudge = Nudge(
+            kind=own.kind,
+            beta=min(0.01, own.largest_beta),
+            conductance=own.conductance,
+            target=np.zeros((1, limits.outputs)),
+            scale=own.scale,
+        )
+        before = _copied(substrate.state())
+        inputs = np.full((1, limits.inputs), 0.5 * (limits.dac.low + limits.dac.high))
+        try:
+            for phase in limits.phases:
+                # A circuit that does not settle there says so to whoever asks for it.
+                with suppress(CircuitsimError):
+                    substrate.relax(inputs, phase, None if phase == "free" else nudge)
+        finally:
+            substrate.restore(before)
 
     def keep(self, register: int) -> None:
         """Keep the present state in a register, and on disk where there is a state file."""
