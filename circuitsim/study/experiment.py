@@ -432,7 +432,7 @@ class ExperimentSpec(Spec):
     substrate: Annotated[
         SubstrateSpec | None,
         BeforeValidator(_addressed),
-        WithJsonSchema({"anyOf": [{"type": "string"}, {"$ref": "#/$defs/SubstrateSpec"}, {"type": "null"}]}),
+        WithJsonSchema({"anyOf": [{"type": "string"}, SubstrateSpec.model_json_schema(), {"type": "null"}]}),
     ] = None
     cards: Cards = ()
     die: Annotated[int, Field(ge=0, strict=True)] | None = None
