@@ -133,7 +133,9 @@ FORMat:BORDer says otherwise. Names are in quotes. With a lock, others are refus
 
 
 def _identity(session: Session, _: Parameters) -> str:
-    return session.die.substrate.capabilities.identity
+    # A deck's title may hold anything; what comes back is one line, and not taken for several responses.
+    text = session.die.substrate.capabilities.identity
+    return " ".join(text.replace(";", " ").encode("ascii", "replace").decode("ascii").split())
 
 
 def _reset(session: Session, _: Parameters) -> None:
