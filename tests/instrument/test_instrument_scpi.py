@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import struct
 
@@ -33,7 +34,7 @@ def read(data: bytes, limits: FramingLimits = LIMITS, pieces: tuple[int, ...] = 
     reader = MessageReader(limits)
     cuts = [0, *sorted(cut % (len(data) + 1) for cut in pieces), len(data)]
     found: list[object] = []
-    for begin, end in zip(cuts, cuts[1:], strict=False):
+    for begin, end in itertools.pairwise(cuts):
         found += [tuple(map(plain, message)) for message in reader.feed(data[begin:end])]
     return found
 
@@ -93,10 +94,7 @@ def test_a_block_and_a_string_come_through_whatever_is_in_them(payload: bytes, t
 
 
 def test_line_feeds_quotes_and_semicolons_within_blocks_and_strings_are_data() -> None:
-    data = (
-        b"""COND:WRIT "a;""b""",
-        PLUS,
-    )  # 16\n";#'\n ; UPD 'it''s #15', -1e-9\r\n"""
+    data = b'COND:WRIT "a;""b""",PLUS,#16\n";#\'\n ; UPD ' + b"'it''s #15', -1e-9\r\n"
     assert read(data) == [
         (
             ("COND:WRIT", (("string", 'a;"b"', b""), *words("PLUS"), ("block", "", b"\n\";#'\n"))),
@@ -310,7 +308,7 @@ def test_help_documents_every_command_in_ascii() -> None:
     text = help_text()
     assert text.isascii()
     for command in COMMANDS:
-        assert re.search(rf"^{re.escape(command.header)}( {re.escape(command.parameters)})? *$|"
-                         rf"^{re.escape(command.header)}( {re.escape(command.parameters)})? ", text, re.M)  # fmt: skip
+        written = re.escape(f"{command.header} {command.parameters}".strip())
+        assert re.search(rf"^{written}(  .*)?$", text, re.MULTILINE)
         assert command.help in text
         assert command.help.startswith("L. ") == command.guarded
