@@ -15,10 +15,11 @@ from circuitsim.errors import SpecError
 from circuitsim.file_kinds import is_experiment
 
 if TYPE_CHECKING:
-    from circuitsim.learning import Cost
+    from circuitsim.learning import Cost, GradientRow
     from circuitsim.netlist import Values
     from circuitsim.netlist.tables import FloatArray
-    from circuitsim.solver import Plan
+    from circuitsim.solver import Plan, SolverSettings
+    from circuitsim.study import Bench
 
 
 def command(
@@ -40,7 +41,9 @@ def command(
 
     Relative error and cosine are without unit, gradients in W/S. A network with 64 inputs and 10
     outputs gets digits, any other random inputs. Of an experiment it is the die before training, on the
-    first training samples: the way to check a SPICE deck, as in runs/xor.yaml.
+    first training samples: the way to check a SPICE deck, as in runs/xor.yaml. Of an experiment with a
+    substrate, gradients are read from it and compared with the ideal circuit's exact one, and with
+    differences of outputs that are read, along --devices random directions of all of a crossbar's devices.
 
     Example: circuitsim gradcheck netlists/digits.yaml --beta 0.1 --beta 0.01
 
@@ -55,19 +58,21 @@ def command(
         if not 0 < strength < math.inf:
             raise SpecError("must be greater than zero and finite", field="--beta", value=strength)
     check_choice("--method", method, METHODS)
+    settings = SolverSettings(method=method, check=False)  # type: ignore[arg-type]
     if is_experiment(circuit):
-        subject = _experiment(circuit, batch, seed)
+        bench = _bench(circuit, seed)
+        subject = _experiment(bench, batch)
+        on_substrate = bench.experiment.substrate is not None
     else:
         subject = _network(circuit, batch, seed or 0)
-    phases = Phases(
-        plan=subject.plan,
-        values=subject.values,
-        cost=subject.cost,
-        settings=SolverSettings(method=method, check=False),  # type: ignore[arg-type]
-    )
-    rows = check_gradients(
-        phases, subject.inputs, subject.targets, betas=beta, devices=devices, seed=subject.seed
-    )
+        on_substrate = False
+    if on_substrate:
+        rows = _on_substrate(bench, subject, settings, beta, devices)
+    else:
+        phases = Phases(plan=subject.plan, values=subject.values, cost=subject.cost, settings=settings)
+        rows = check_gradients(
+            phases, subject.inputs, subject.targets, betas=beta, devices=devices, seed=subject.seed
+        )
     if as_json:
         print_json([asdict(row) for row in rows])
         return
@@ -94,7 +99,8 @@ def command(
     ]
     print_table(f"Gradients of {subject.plan.netlist.title}", columns, table, left=(0, 1), groups=True)
     drawn = f"{len(subject.inputs)} {subject.drawn} inputs"
-    remark(f"{drawn}; finite differences on up to {devices} devices of each crossbar")
+    where = "along {} directions" if on_substrate else "on up to {} devices"
+    remark(f"{drawn}; finite differences {where.format(devices)} of each crossbar")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,14 +116,46 @@ class _Subject:
     seed: int
 
 
-def _experiment(path: Path, batch: int, seed: int | None) -> _Subject:
-    """The die of an experiment, before training, on its first training samples."""
+def _bench(path: Path, seed: int | None) -> Bench:
     from circuitsim.study import load_experiment, prepare
 
     experiment = load_experiment(path)
     if seed is not None:
         experiment = experiment.model_copy(update={"seed": seed})
-    bench = prepare(experiment, folder=path.parent, file=path)
+    return prepare(experiment, folder=path.parent, file=path)
+
+
+def _on_substrate(
+    bench: Bench, subject: _Subject, settings: SolverSettings, betas: list[float], devices: int
+) -> list[GradientRow]:
+    from circuitsim.chip.substrate import Terminals
+    from circuitsim.learning import Phases, SubstratePhases, check_on_substrate
+    from circuitsim.learning.in_the_loop import check_substrate
+
+    netlist = bench.plan.netlist
+    with bench.connected() as ready:
+        assert ready.substrate is not None
+        check_substrate(ready.substrate, netlist, bench.cost, None)
+        phases = SubstratePhases(
+            substrate=ready.substrate,
+            terminals=Terminals.of(netlist),
+            cost=bench.cost,
+            averaging=bench.experiment.readout.averaging,
+        )
+        model = Phases(plan=bench.plan, values=netlist.values(), cost=bench.cost, settings=settings)
+        return check_on_substrate(
+            phases,
+            model,
+            subject.inputs,
+            subject.targets,
+            betas=betas,
+            directions=devices,
+            seed=subject.seed,
+        )
+
+
+def _experiment(bench: Bench, batch: int) -> _Subject:
+    """The die of an experiment, before training, on its first training samples."""
     return _Subject(
         plan=bench.plan,
         values=bench.chip.values,
@@ -125,7 +163,7 @@ def _experiment(path: Path, batch: int, seed: int | None) -> _Subject:
         inputs=bench.data.train_inputs[:batch],
         targets=bench.cost.targets(bench.data.train_labels[:batch], bench.data.classes),
         drawn=bench.data.name,
-        seed=experiment.seed,
+        seed=bench.experiment.seed,
     )
 
 

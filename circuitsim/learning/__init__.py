@@ -7,8 +7,9 @@ from circuitsim.learning.dyadic import Dyadic
 from circuitsim.learning.dyadic_bp import DyadicBP
 from circuitsim.learning.ep import EP
 from circuitsim.learning.estimators import Estimator
-from circuitsim.learning.gradcheck import GradientRow, check_gradients
+from circuitsim.learning.gradcheck import GradientRow, check_gradients, check_on_substrate
 from circuitsim.learning.gradient import Gradient, alignment, local_rule
+from circuitsim.learning.in_the_loop import SubstratePhases, SubstrateTrainer
 from circuitsim.learning.optimiser import Optimiser, OptimiserSpec
 from circuitsim.learning.phases import Phases
 from circuitsim.learning.scores import Accuracy, RmsError, Score, score_of
@@ -31,9 +32,12 @@ __all__ = [
     "RmsError",
     "Samples",
     "Score",
+    "SubstratePhases",
+    "SubstrateTrainer",
     "Trainer",
     "alignment",
     "check_gradients",
+    "check_on_substrate",
     "local_rule",
     "score_of",
 ]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from circuitsim.chip import Conductances
 from circuitsim.learning.adjoint import Adjoint
 from circuitsim.learning.asymep import AsymEP
 from circuitsim.learning.dyadic import Dyadic
@@ -14,12 +15,14 @@ from circuitsim.learning.dyadic_bp import DyadicBP
 from circuitsim.learning.ep import EP
 from circuitsim.learning.estimators import Estimator
 from circuitsim.learning.gradient import Gradient
+from circuitsim.learning.in_the_loop import SubstratePhases
 from circuitsim.learning.phases import Phases
+from circuitsim.netlist import Crossbar
 from circuitsim.netlist.tables import FloatArray, IntArray
 from circuitsim.seeds import stream
 from circuitsim.solver import OperatingPoint
 
-__all__ = ["GradientRow", "check_gradients", "finite_differences"]
+__all__ = ["GradientRow", "check_gradients", "check_on_substrate", "finite_differences"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +30,8 @@ class GradientRow:
     """One estimator at one beta on one crossbar.
 
     ``relative_error`` and ``cosine`` are against the adjoint over all devices, ``..._fd`` against central
-    finite differences over the ``devices`` that were drawn for them.
+    finite differences over the ``devices`` that were drawn for them or, on a substrate, along directions in
+    which so many devices move at once.
     """
 
     estimator: str
@@ -82,6 +86,105 @@ def check_gradients(
                 )
             )
     return rows
+
+
+def check_on_substrate(
+    phases: SubstratePhases,
+    model: Phases,
+    inputs: FloatArray,
+    targets: FloatArray,
+    *,
+    betas: Sequence[float] = (1.0, 1e-1, 1e-2),
+    directions: int = 20,
+    step: float = 0.2,
+    seed: int = 0,
+) -> list[GradientRow]:
+    """Compare what is read of a substrate with the exact gradient of the circuit as designed, ``model``.
+
+    Finite differences are the substrate's own: all devices of a crossbar are written ``step`` of their window
+    up or down at random, and the other way round, and outputs are read, for each of ``directions`` such
+    patterns: what a single device does is lost in the noise of reading. The model's conductances are written
+    before and after.
+
+    Raises:
+        InstrumentError: the substrate is gone, or refuses.
+    """
+    exact = Adjoint().estimate(model, inputs, targets)
+    substrate, target = phases.substrate, model.values.crossbars
+    trainable = [crossbar.name for crossbar in phases.netlist.trainable]
+    substrate.program({name: target[name] for name in trainable})
+    forms = phases.substrate.capabilities.phases
+    estimates = [exact]
+    for beta in betas:
+        candidates: list[Estimator] = [
+            EP(beta=beta),
+            AsymEP(beta=beta, centred=False),
+            AsymEP(beta=beta, centred=True),
+            Dyadic(beta=beta),
+        ]
+        estimates += [
+            estimator.estimate(phases, inputs, targets)
+            for estimator in candidates
+            if getattr(estimator, "phase", None) in forms
+        ]
+    rows = []
+    for crossbar in phases.netlist.trainable:
+        name = crossbar.name
+        along = _directions(crossbar, target, directions, step, seed)
+        numeric = _read_differences(phases, target, inputs, targets, crossbar, along, step)
+        for estimate in estimates:
+            a = estimate.flat(name)
+            rows.append(
+                GradientRow(
+                    estimator="adjoint (ideal circuit)" if estimate is exact else estimate.estimator,
+                    beta=estimate.beta,
+                    crossbar=name,
+                    **_compare(a, exact.flat(name), ""),
+                    **_compare(along @ a, numeric, "_fd"),
+                    devices=int(np.count_nonzero(along[0])),
+                )
+            )
+    return rows
+
+
+def _read_differences(
+    phases: SubstratePhases,
+    target: Conductances,
+    inputs: FloatArray,
+    targets: FloatArray,
+    crossbar: Crossbar,
+    directions: FloatArray,
+    step: float,
+) -> FloatArray:
+    """Return slopes of the cost along directions (n, devices): central differences of what is read."""
+    plus, minus = target[crossbar.name]
+    h = step * (crossbar.g_max - crossbar.g_min)
+
+    def mean_cost(move: FloatArray) -> float:
+        halves: list[FloatArray | None] = []
+        for place, g in enumerate((plus, minus)):
+            if g is None:
+                halves.append(None)
+                continue
+            moved = g + move[place * plus.size : (place + 1) * plus.size].reshape(plus.shape)
+            halves.append(moved if crossbar.mask is None else np.where(crossbar.mask, moved, 0.0))
+        assert halves[0] is not None
+        phases.substrate.program({crossbar.name: (halves[0], halves[1])})
+        y = phases.outputs(phases.free(inputs))
+        return float(np.mean(phases.cost.value(y, targets)))
+
+    found = [(mean_cost(h * d) - mean_cost(-h * d)) / (2 * h) for d in directions]
+    phases.substrate.program({crossbar.name: (plus, minus)})
+    return np.array(found)
+
+
+def _directions(crossbar: Crossbar, target: Conductances, count: int, step: float, seed: int) -> FloatArray:
+    """Return random signs (count, devices), 0 for devices that a step would carry out of their window."""
+    h = step * (crossbar.g_max - crossbar.g_min)
+    g = np.concatenate([half.reshape(-1) for half in target[crossbar.name] if half is not None])
+    room = (g - h >= crossbar.g_min) & (g + h <= crossbar.g_max)
+    signs = stream(seed, "gradcheck", "directions", crossbar.name).integers(0, 2, (count, g.size)) * 2 - 1
+    return np.where(room, signs, 0).astype(np.float64)
 
 
 def finite_differences(

@@ -61,6 +61,10 @@ class UpdateSpec(Spec):
     ``start``: ``symmetric_point`` first brings every device to where a pulse up and one down undo each
     other. ``zero_shift`` moves the first device of each pair alone and keeps the second, its reference, at
     the first one's symmetric point.
+
+    ``bias``: what circuits at the devices add to every update besides what they were meant to: of each
+    device its own, N(0, ``bias``) of the window, drawn once at fabrication. It is asked for like all else of
+    an update, so thresholds and pulses see it too. Programming by a host does not go through these circuits.
     """
 
     method: Literal["auto", "ideal", "write", "pulses"] = "auto"
@@ -71,6 +75,7 @@ class UpdateSpec(Spec):
     most: Annotated[int, Field(ge=1, le=100_000, strict=True)] = 1000
     start: Literal["as_written", "symmetric_point"] = "as_written"
     zero_shift: bool = False
+    bias: Annotated[Quantity, Field(ge=0, lt=1)] = 0.0
 
     def chosen(self, card: DeviceCard) -> Literal["ideal", "write", "pulses"]:
         """Return the method for a card.
@@ -114,10 +119,14 @@ class DeviceWriter:
     energy: float = 0.0
     """Spent on them [J]."""
     method: Literal["ideal", "write", "pulses"] = "ideal"
+    _bias: dict[str, tuple[FloatArray, FloatArray | None]] = field(default_factory=dict)
+    """What every update adds to the devices [S]: part of the die, so no part of ``state``."""
 
     def prepare(self, chip: Chip) -> Chip:
         """Return the die as learning starts on it."""
         self.method = self.spec.chosen(chip.card)
+        if self.spec.bias:
+            self._bias = self._drawn(chip)
         if self.method == "ideal":
             return chip
         for crossbar in chip.netlist.trainable:
@@ -127,6 +136,30 @@ class DeviceWriter:
         if self.spec.start == "symmetric_point" or self.spec.zero_shift:
             chip = self._at_symmetric_points(chip)
         return chip
+
+    def _drawn(self, chip: Chip) -> dict[str, tuple[FloatArray, FloatArray | None]]:
+        """Return the bias of every device [S], of the die whatever the training."""
+        found: dict[str, tuple[FloatArray, FloatArray | None]] = {}
+        for crossbar in chip.netlist.trainable:
+            spread = self.spec.bias * (crossbar.g_max - crossbar.g_min)
+            halves: list[FloatArray | None] = []
+            for half, g in zip(_HALVES, chip.target[crossbar.name], strict=True):
+                if g is None:
+                    halves.append(None)
+                    continue
+                draw = stream(chip.seed, "update bias", crossbar.name, half).standard_normal(g.shape)
+                halves.append((spread * draw).astype(g.dtype))
+            assert halves[0] is not None
+            found[crossbar.name] = halves[0], halves[1]
+        return found
+
+    def _biased(self, chip: Chip, new: Conductances) -> Conductances:
+        """Return what devices are asked for where circuits at them add something of their own."""
+        found: dict[str, tuple[FloatArray, FloatArray | None]] = {}
+        for name, (plus, minus) in new.items():
+            up, down = self._bias[name]
+            found[name] = plus + up, None if minus is None or down is None else minus + down
+        return chip.checked(found)
 
     def _at_symmetric_points(self, chip: Chip) -> Chip:
         update = chip.card.crossbar.update
@@ -162,6 +195,8 @@ class DeviceWriter:
 
     def apply(self, chip: Chip, old: Conductances, new: Conductances) -> Chip:
         """Return the die after one step of the optimiser, from ``old`` to ``new`` conductances."""
+        if self._bias:
+            new = self._biased(chip, new)
         if self.method == "ideal":
             return chip.reprogrammed(new) if chip.matched else chip.moved(new)
         self.steps += 1
