@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, ParamSpec, Protocol, TypeAlias, TypeVar
 
 import numpy as np
@@ -170,29 +170,30 @@ def stacked_placement(netlist: Netlist, rows: int, columns: int) -> Placement:
     return found
 
 
-@dataclass(kw_only=True, eq=False)
 class _Lines:
     """The array of a platform, device by device: grids (rows, columns) in, grids out."""
 
-    platform: CrossbarPlatform
-    spec: PlatformSpec
-    words: IntArray = field(init=False)
-    bits: IntArray = field(init=False)
-    open: bool = True
+    def __init__(self, platform: CrossbarPlatform, spec: PlatformSpec) -> None:
+        self.platform = platform
+        self.spec = spec
+        self.words = np.asarray(platform.words, dtype=np.int64)
+        self.bits = np.asarray(platform.bits, dtype=np.int64)
+        self.shape = len(self.words), len(self.bits)
+        self.open = True
+        self.present = np.full(self.shape, np.nan)
+        """Conductances as they were read last [S]; NaN of devices that have had pulses since."""
+        self._step = np.empty((2, *self.shape))
+        """What a pulse up, and one down, are believed to move each device by [S]."""
+        self._step[0], self._step[1] = spec.up.step, spec.down.step
+        self._most = np.full((2, *self.shape), spec.most)
+        """How many of them it is given at once."""
 
-    def __post_init__(self) -> None:
-        self.words = np.asarray(self.platform.words, dtype=np.int64)
-        self.bits = np.asarray(self.platform.bits, dtype=np.int64)
+    def read(self, where: Mask, times: int) -> None:
+        """Read the conductances ``where``: the mean of ``times`` readings, which noise may make negative."""
+        self.present = np.where(where, self.readings(where, times), self.present)
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        return len(self.words), len(self.bits)
-
-    def read(self, where: Mask, times: int) -> FloatArray:
-        """Return conductances [S] of the devices ``where``, the mean of ``times`` readings; NaN elsewhere.
-
-        Noise may make one negative. A bit line's devices are read at once.
-        """
+    def readings(self, where: Mask, times: int) -> FloatArray:
+        """Return conductances [S] of the devices ``where``, NaN elsewhere. A bit line is read at once."""
         vread = self.spec.vread
         found = np.full(self.shape, np.nan)
         for column in np.flatnonzero(where.any(axis=0)):
@@ -222,6 +223,7 @@ class _Lines:
 
         A bit line's devices are pulsed at once, each as long as it is due.
         """
+        self.present = np.where(counts != 0, np.nan, self.present)
         for column in np.flatnonzero(counts.any(axis=0)):
             low = int(self.bits[column])
             for sign, pulse in ((1, self.spec.up), (-1, self.spec.down)):
@@ -231,6 +233,50 @@ class _Lines:
                     voltage, width = sign * pulse.voltage, pulse.width
                     self._asked(self.platform.pulse_slice_masked, low, voltage, width, highs)
         return int(np.abs(counts).sum())
+
+    def write(self, target: FloatArray, allowed: FloatArray) -> WriteReport:
+        """Bring devices within ``allowed`` [S] of ``target`` by pulses and reads; NaN leaves them alone."""
+        spec = self.spec
+        asked = ~np.isnan(target)
+        self.read(asked, spec.averaging)
+        pulses, energy = 0, 0.0
+        for _ in range(spec.budget):
+            before = self.present
+            error = np.where(asked, target - before, 0.0)
+            off = np.abs(error) > allowed
+            if not off.any():
+                break
+            rises = error > 0
+            step, most = np.where(rises, *self._step), np.where(rises, *self._most)
+            # Even one pulse too many is better than none: it is seen, and can be taken back.
+            size = np.clip(np.rint(np.abs(error) / step), 1, most).astype(np.int64)
+            counts = np.where(off, np.where(rises, size, -size), 0)
+            pulses += self.pulse(counts)
+            energy += self._energy(counts, before)
+            self.read(off, spec.averaging)
+            self._learn(counts, before)
+        missed = np.abs(np.where(asked, target - self.present, 0.0)) > allowed
+        return WriteReport(writes=pulses, energy=energy, missed=int(missed.sum()))
+
+    def _learn(self, counts: NDArray[np.int64], before: FloatArray) -> None:
+        """Learn from what pulses did how far a pulse moves each device."""
+        for way, (sign, pulse) in enumerate(((1, self.spec.up), (-1, self.spec.down))):
+            due = sign * counts > 0
+            size = np.where(due, np.abs(counts), 1)
+            moved = np.where(due, sign * (self.present - before), 0.0) / size
+            # One at the end of its range is tried again, but not worn out.
+            idle = moved < _IDLE * pulse.step
+            more = np.minimum(4 * np.maximum(size, self._most[way]), self.spec.most)
+            most = np.where(idle, np.maximum(size // 4, 1), more)
+            believed = np.clip(moved, pulse.step / _TRUST, pulse.step * _TRUST)
+            self._most[way] = np.where(due, most, self._most[way])
+            self._step[way] = np.where(due, 0.5 * (self._step[way] + believed), self._step[way])
+
+    def _energy(self, counts: NDArray[np.int64], g: FloatArray) -> float:
+        """Return about what pulses cost [J], each device at the conductance ``g`` that it had before them."""
+        up, down = (pulse.voltage**2 * pulse.width for pulse in (self.spec.up, self.spec.down))
+        each = np.where(counts > 0, up, down) * np.abs(counts)
+        return float((each * np.maximum(np.nan_to_num(g), 0.0)).sum())
 
     def _asked(self, call: Callable[Asked, Result], *args: Asked.args, **kwargs: Asked.kwargs) -> Result:
         if not self.open:
@@ -280,15 +326,13 @@ class PlatformSubstrate:
         settings: SolverSettings | None = None,
     ) -> None:
         self._spec = spec
-        self._lines = _Lines(platform=platform, spec=spec)
+        self._lines = _Lines(platform, spec)
         self._netlist = netlist
         self._plan = build_plan(netlist)
         self._cost = cost
         self._settings = settings or SolverSettings(check=False)
         self._placement = stacked_placement(netlist, *self._lines.shape) if placement is None else placement
         self._used = self._checked_placement()
-        self._grid = np.full(self._lines.shape, np.nan)
-        """Conductances as they were read last [S]; NaN of devices whose pulses nobody has read since."""
         self._updates = 0
         self._anchor: _Anchor | None = None
         self._changes: list[tuple[Phase, float, Change]] = []
@@ -378,14 +422,10 @@ class PlatformSubstrate:
     @property
     def measured(self) -> Conductances:
         """Conductances as they were read last; what has not been read since its pulses is read now."""
-        stale = self._used & np.isnan(self._grid)
+        stale = self._used & np.isnan(self._lines.present)
         if stale.any():
-            self._read(stale, 1)
+            self._lines.read(stale, self._spec.averaging)
         return self._gathered(self._netlist.trainable)
-
-    def _read(self, where: Mask, n_average: int) -> None:
-        found = self._lines.read(where, self._spec.averaging * n_average)
-        self._grid = np.where(where, found, self._grid)
 
     def _gathered(self, crossbars: Any) -> dict[str, tuple[FloatArray, FloatArray | None]]:
         found: dict[str, tuple[FloatArray, FloatArray | None]] = {}
@@ -395,7 +435,7 @@ class PlatformSubstrate:
                 if block is None:
                     halves.append(None)
                     continue
-                g = np.maximum(self._grid[np.ix_(block.rows, block.columns)], 0.0)
+                g = np.maximum(self._lines.present[np.ix_(block.rows, block.columns)], 0.0)
                 halves.append(g if crossbar.mask is None else np.where(crossbar.mask, g, 0.0))
             assert halves[0] is not None
             found[crossbar.name] = halves[0], halves[1]
@@ -419,52 +459,13 @@ class PlatformSubstrate:
         rounds and counted in ``report.missed``.
         """
         self.capabilities.check_program(conductance)
-        spec = self._spec
-        limits = {crossbar.name: crossbar for crossbar in self._netlist.trainable}
+        crossbars = {crossbar.name: crossbar for crossbar in self._netlist.trainable}
         target = self._laid_out(conductance, np.full(self._lines.shape, np.nan))
-        window = {name: (limits[name].g_max - limits[name].g_min,) * 2 for name in conductance}
-        allowed = spec.tolerance * self._laid_out(window, np.zeros(self._lines.shape))
-        asked = ~np.isnan(target)
+        window = {name: (crossbars[name].g_max - crossbars[name].g_min,) * 2 for name in conductance}
+        allowed = self._spec.tolerance * self._laid_out(window, np.zeros(self._lines.shape))
         self._anchor, self._changes = None, []
-        self._read(asked, 1)
-        pulses, energy = 0, 0.0
-        steps = np.full((2, *self._lines.shape), spec.up.step)
-        steps[1] = spec.down.step
-        most = np.full(self._lines.shape, spec.most)
-        for _ in range(spec.budget):
-            error = np.where(asked, target - self._grid, 0.0)
-            off = np.abs(error) > allowed
-            if not off.any():
-                break
-            rises = error > 0
-            step = np.where(rises, *steps)
-            # Even one pulse too many is better than none: it is seen, and a pulse back is smaller.
-            size = np.clip(np.rint(np.abs(error) / step), 1, most).astype(np.int64)
-            counts = np.where(off, np.where(rises, size, -size), 0)
-            before = self._grid
-            energy += self._energy(counts)
-            self._grid = np.where(off, np.nan, before)
-            pulses += self._lines.pulse(counts)
-            self._read(off, 1)
-            moved = np.where(off, (self._grid - before) / np.where(off, counts, 1), 0.0)
-            nominal = np.where(rises, spec.up.step, spec.down.step)
-            # One at the end of its range is tried again, but not worn out.
-            most = np.where(moved < _IDLE * nominal, np.maximum(size // 4, 1), spec.most)
-            believed = 0.5 * (step + np.clip(moved, nominal / _TRUST, nominal * _TRUST))
-            steps[0] = np.where(off & rises, believed, steps[0])
-            steps[1] = np.where(off & ~rises, believed, steps[1])
-        missed = np.abs(np.where(asked, target - self._grid, 0.0)) > allowed
-        self.report = WriteReport(writes=pulses, energy=energy, missed=int(missed.sum()))
-        return self._gathered(limits[name] for name in conductance)
-
-    def _energy(self, counts: NDArray[np.int64]) -> float:
-        """Return about what pulses cost [J], each device at the conductance that it has before them."""
-        g = np.maximum(np.nan_to_num(self._grid), 0.0)
-        spec = self._spec
-        each = np.where(
-            counts > 0, spec.up.voltage**2 * spec.up.width, spec.down.voltage**2 * spec.down.width
-        )
-        return float((each * g * np.abs(counts)).sum())
+        self.report = self._lines.write(target, allowed)
+        return self._gathered(crossbars[name] for name in conductance)
 
     def relax(
         self, inputs: FloatArray, phase: Phase, nudge: Nudge | None = None, n_average: int = 1
@@ -485,7 +486,7 @@ class PlatformSubstrate:
 
     def _phases(self, n_average: int, *, anew: bool) -> Phases:
         if anew:
-            self._read(self._used, n_average)
+            self._lines.read(self._used, self._spec.averaging * n_average)
         values = self._netlist.values()
         crossbars = {**values.crossbars, **self.measured}
         present: Values = replace(values, crossbars=crossbars)
@@ -556,12 +557,7 @@ class PlatformSubstrate:
         grid = self._laid_out(counts, np.zeros(self._lines.shape, dtype=np.int64))
         self._updates += 1
         self._anchor, self._changes = None, []
-        pulsed = grid != 0
-        self._grid = np.where(pulsed, np.nan, self._grid)
-        pulses = self._lines.pulse(grid)
-        if pulses and self._spec.reads == "written":
-            self._read(pulsed, 1)
-        return pulses
+        return self._lines.pulse(grid)
 
     def _rounded(self, asked: FloatArray, name: str, half: str) -> NDArray[np.int64]:
         """Return whole pulses for changes ``asked`` [S]."""
@@ -587,7 +583,7 @@ class PlatformSubstrate:
         Return ``read_noise``, the spread of one reading [S, rms over the devices], and ``slice_offset``, by
         how much devices read with others of their line differ from themselves read alone [S, mean].
         """
-        reads = np.array([self._lines.read(self._used, 1)[self._used] for _ in range(_CALIBRATION_READS)])
+        reads = np.array([self._lines.readings(self._used, 1)[self._used] for _ in range(_CALIBRATION_READS)])
         cells = np.argwhere(self._used)
         some = np.unique(np.linspace(0, len(cells) - 1, min(_SINGLY_READ, len(cells))).astype(int))
         alone = [self._lines.read_one(int(i), int(j), _CALIBRATION_READS) for i, j in cells[some]]
