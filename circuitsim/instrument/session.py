@@ -106,6 +106,8 @@ class ServedDie:
     """Whose free phase the die holds."""
     _anchor: FloatArray | None = None
     """Inputs of that phase."""
+    _moved: bool = False
+    """Whether another phase has followed it."""
     _lost: str = "there has been no free phase yet"
     """Why there is none."""
 
@@ -160,7 +162,9 @@ class ServedDie:
         with _refusing(-200):
             readings = self.substrate.relax(inputs, phase, nudge, session.average)
         if phase == "free":
-            self._anchored, self._anchor = session, inputs
+            self._anchored, self._anchor, self._moved = session, inputs, False
+        else:
+            self._moved = True
         session.readings = readings
         return readings
 
@@ -191,6 +195,8 @@ class ServedDie:
     def update(self, session: Session, rates: dict[str, float]) -> None:
         """Let the devices learn from a session's phases."""
         self._check_anchor(session)
+        if not self._moved:
+            raise ScpiError(-221, "no phase has followed the free one: INITiate NUDGed, for one, first")
         self._lose(f"{session.name} has updated the die since")
         self.changes += 1
         with _refusing(-200):

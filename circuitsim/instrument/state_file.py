@@ -78,7 +78,7 @@ class StateFile:
             InstrumentError: it is no such file, or that of another die.
         """
         try:
-            with np.load(self.path, allow_pickle=False) as archive:
+            with self.path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 header = json.loads(archive[_HEADER].tobytes())
                 arrays = {key: archive[key] for key in archive.files if key != _HEADER}
             if header["format"] != _FORMAT:
