@@ -194,7 +194,7 @@ class VisaSubstrate:
     def state(self) -> Mapping[str, FloatArray]:
         """Let the instrument keep its state, in the next of ten registers.
 
-        Returns ``register`` and ``presentations``, both (1,): which one, and the count that comes back with it.
+        Returns ``register`` and ``presentations``, both (1,): which one, and the count to come back with it.
         """
         register = self._register
         answer, *_ = self._ask(

@@ -29,6 +29,7 @@ _OPENING = 2.5
 _LONGEST_TEXT = 65536
 _MOST_ERRORS = 64
 _PIECE = 1 << 20
+_PACKET = 4096
 _TEXT = re.compile(rb'(?:[^;\n"]|"(?:[^"\n]|"")*"?)*')
 """What is between two separators; one in quotes is none."""
 _ERROR = re.compile(r'([+-]?\d+),"(.*)"')
@@ -168,6 +169,10 @@ class Link:
                 self._write(_QUERY)
                 _, entry = self._answers(0, 0, self._timeout)
             done = True
+        except _LostError:
+            # An instrument that refuses the connection itself says why, and closes it.
+            if not entries:
+                raise
         finally:
             # Whatever comes late would be taken for the answer to something else.
             if not done:
@@ -262,8 +267,8 @@ class Link:
         failed = inside.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if failed:
             raise _LostError(f"does not answer: {os.strerror(failed)}", sent=False)
-        attribute = pyvisa.constants.ResourceAttribute.tcpip_nodelay
-        self._session.set_visa_attribute(attribute, True)
+        # PyVISA-py can read VI_ATTR_TCPIP_NODELAY, but not set it.
+        inside.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             # PyVISA-py would wait for ever to write to an instrument that does not read.
             inside.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * self._timeout))
@@ -288,12 +293,25 @@ class Link:
 
     def _write(self, data: bytes) -> None:
         if self._socket is not None and select.select([self._socket], [], [], 0)[0]:
-            self._peek(sent=False)
-            raise _LostError("sent something that it was not asked for", sent=False)
+            said = bytes(self._scratch[: min(self._peek(sent=False), 200)]).decode("ascii", "replace").strip()
+            raise _LostError(f"said {said} when nothing was asked", sent=False)
         try:
+            # PyVISA-py sends 4 KiB at a time: the other side is to be woken once.
+            self._hold(len(data) > _PACKET)
             self._session.write_raw(data)
+            self._hold(False)
         except (_pyvisa().errors.Error, OSError) as error:
             raise _LostError(f"was lost: {error}", sent=True) from error
+
+    def _hold(self, on: bool) -> None:
+        if self._socket is not None and hasattr(socket, "TCP_CORK"):
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, on)
+
+    def _acknowledge_at_once(self) -> None:
+        """Ask for that for what comes next: Nagle's algorithm, over there, holds a second packet back for it."""
+        assert self._socket is not None
+        if hasattr(socket, "TCP_QUICKACK"):
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
     def _answers(self, most: int, largest: int, timeout: float) -> tuple[list[Answer], tuple[int, str]]:
         """Read to the answer of the error query; return what came before it, and it."""
@@ -340,10 +358,10 @@ class Link:
         while True:
             match = _TEXT.match(buffer)
             stop = match.end() if match else 0
-            if stop < len(buffer):
-                break
             if stop > _LONGEST_TEXT:
                 raise self.nonsense("answers with a line without an end", bytes(buffer[:40]))
+            if stop < len(buffer):
+                break
             self._need(len(buffer) + 1, timeout)
         data = bytes(buffer[:stop])
         del buffer[:stop]
@@ -370,6 +388,7 @@ class Link:
             if self._socket is None:
                 size = missing
             else:
+                self._acknowledge_at_once()
                 if not select.select([self._socket], [], [], timeout)[0]:
                     raise _LostError(f"gave no answer within {timeout:g} s", sent=True)
                 size = self._peek(sent=True)
