@@ -451,9 +451,10 @@ def test_others_are_answered_while_a_phase_goes_on_and_phases_come_one_at_a_time
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     substrate = tiny()
-    relax, gate, inside, most = substrate.relax, threading.Event(), [0], [0]
+    relax, gate, begun, inside, most = substrate.relax, threading.Event(), [0], [0], [0]
 
     def slow(*arguments: Any) -> Any:
+        begun[0] += 1
         inside[0] += 1
         most[0] = max(most[0], inside[0])
         assert gate.wait(30)
@@ -472,10 +473,12 @@ def test_others_are_answered_while_a_phase_goes_on_and_phases_come_one_at_a_time
         clients[1].close()
         gate.set()
         assert len(clients[0].block()) == 2 * 8 * len(substrate.capabilities.readings)
+        # What has been asked in full is done, whoever waits for it.
+        assert eventually(lambda: begun[0] == 2 and not inside[0])
         # Stopping finishes the command at hand and sends its response.
         gate.clear()
         clients[0].write("READ? FREE")
-        assert eventually(lambda: inside[0] == 1)
+        assert eventually(lambda: begun[0] == 3)
         stopping = threading.Thread(target=server.stop)
         stopping.start()
         assert clients[2].closed()
