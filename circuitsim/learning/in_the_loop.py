@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -322,13 +322,29 @@ class SubstrateTrainer:
     def step(self, rows: IntArray, factor: float = 1.0) -> Gradient:
         """Learn from the training samples ``rows`` once."""
         self._start()
-        gradient = self.estimator.estimate(self.phases, self.train.inputs[rows], self._targets[rows])
+        inputs, targets = self.train.inputs[rows], self._targets[rows]
         if self.updates == "board":
-            self._writes += self.substrate.update(self._rates(factor))
             self.optimiser.count += 1
-            return gradient
+            return self._estimate(inputs, targets, self._rates(factor))
+        gradient = self._estimate(inputs, targets)
         self._program(self.optimiser.step(self.model.target, gradient, factor))
         return gradient
+
+    def _estimate(
+        self, inputs: FloatArray, targets: FloatArray, rates: Mapping[str, float] | None = None
+    ) -> Gradient:
+        """Return the gradient of a batch, in as many parts as the substrate needs.
+
+        With ``rates`` the devices learn from each part, by its share.
+        """
+        count = math.ceil(len(inputs) / self.substrate.capabilities.most_samples)
+        parts = []
+        for rows in np.array_split(np.arange(len(inputs)), count):
+            parts.append(self.estimator.estimate(self.phases, inputs[rows], targets[rows]))
+            if rates is not None:
+                share = len(rows) / len(inputs)
+                self._writes += self.substrate.update({name: rate * share for name, rate in rates.items()})
+        return parts[0] if count == 1 else _together(parts)
 
     def _rates(self, factor: float) -> dict[str, float]:
         """Return the rate of each crossbar [S per W/S]."""
@@ -379,7 +395,7 @@ class SubstrateTrainer:
         found = dict.fromkeys(crossbars, (math.nan, math.nan))
         if self.updates == "host":
             try:
-                estimate = self.estimator.estimate(self.phases, inputs, targets)
+                estimate = self._estimate(inputs, targets)
             except InstrumentError:
                 if learns:
                     raise
@@ -443,3 +459,23 @@ class SubstrateTrainer:
         else:
             self._program(target)
         self._writes = int(writes)
+
+
+def _together(parts: Sequence[Gradient]) -> Gradient:
+    """Return the gradient of a batch from those of its parts."""
+    sizes = np.array([len(part.outputs) for part in parts], dtype=np.float64)
+    shares = sizes / sizes.sum()
+    crossbars: dict[str, tuple[FloatArray, FloatArray | None]] = {}
+    for name, (_, minus) in parts[0].crossbars.items():
+        pairs = [part.crossbars[name] for part in parts]
+        plus = sum(share * pair[0] for share, pair in zip(shares, pairs, strict=True))
+        other = None
+        if minus is not None:
+            other = sum(share * np.asarray(pair[1]) for share, pair in zip(shares, pairs, strict=True))
+        crossbars[name] = np.asarray(plus), None if other is None else np.asarray(other)
+    return replace(
+        parts[0],
+        crossbars=crossbars,
+        cost=float(sum(share * part.cost for share, part in zip(shares, parts, strict=True))),
+        outputs=np.concatenate([part.outputs for part in parts]),
+    )
