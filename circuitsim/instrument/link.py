@@ -308,7 +308,7 @@ class Link:
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, on)
 
     def _acknowledge_at_once(self) -> None:
-        """Ask for that for what comes next: Nagle's algorithm, over there, holds a second packet back for it."""
+        """Ask for that of what comes next: Nagle's algorithm over there holds a second packet back for it."""
         assert self._socket is not None
         if hasattr(socket, "TCP_QUICKACK"):
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
