@@ -1,0 +1,233 @@
+"""The host's model of a substrate, and parameters of it fitted to readings, one per amplifier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from circuitsim.chip import Conductances
+from circuitsim.chip.substrate import Phase
+from circuitsim.errors import ConvergenceError
+from circuitsim.learning import Cost
+from circuitsim.learning.phases import Phases
+from circuitsim.netlist import Values
+from circuitsim.netlist.tables import FloatArray, IntArray
+from circuitsim.solver import Correction, DualNetwork, Plan, SolverSettings
+
+__all__ = ["HostModel", "ModelParameters", "fit_parameters", "redrawn"]
+
+_DIFFERENCE = 0.01
+"""Step of the sensitivities, relative; of what is in V, unless it is larger, ``_VOLT_STEP``."""
+_VOLT_STEP = 1e-4
+_ROUNDS = 12
+_TOLERANCE = 1e-5
+_LONGEST_STEP = 0.3
+
+
+@dataclass(eq=False)
+class HostModel:
+    """The circuit as designed, which gets nearer to the substrate as more of that is measured.
+
+    ``copy`` holds the crossbars of a dyadic phase's second network: devices of its own, which nothing reads.
+    """
+
+    plan: Plan
+    cost: Cost
+    settings: SolverSettings
+    banks: dict[str, dict[str, FloatArray]]
+    senses: dict[str, FloatArray]
+    crossbars: Conductances = field(default_factory=dict)
+    copy: Conductances = field(default_factory=dict)
+    forward: dict[str, FloatArray] = field(default_factory=dict)
+    back: dict[str, FloatArray] = field(default_factory=dict)
+    anchor: dict[str, FloatArray] = field(default_factory=dict)
+    slope: dict[str, FloatArray] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, plan: Plan, cost: Cost, settings: SolverSettings) -> HostModel:
+        """Return the model of a circuit of which nothing has been measured yet."""
+        nominal = plan.netlist.values()
+        return cls(
+            plan=plan,
+            cost=cost,
+            settings=settings,
+            banks={name: {key: np.array(c) for key, c in b.items()} for name, b in nominal.banks.items()},
+            senses={name: np.array(gain) for name, gain in nominal.senses.items()},
+        )
+
+    def phases(self) -> Phases:
+        """Return the circuit as it is now thought to be."""
+        nominal = self.plan.netlist.values()
+
+        def values(crossbars: Conductances) -> Values:
+            return replace(
+                nominal,
+                banks={name: dict(columns) for name, columns in self.banks.items()},
+                senses=dict(self.senses),
+                crossbars={**nominal.crossbars, **crossbars},
+            )
+
+        faults = None
+        if self.forward or self.back:
+            faults = Correction(forward=dict(self.forward), back=dict(self.back), anchor=dict(self.anchor))
+        dual = None
+        if self.copy or self.slope:
+            dual = DualNetwork(values=values(self.copy), slope=dict(self.slope))
+        return Phases(
+            plan=self.plan,
+            values=values(self.crossbars),
+            cost=self.cost,
+            settings=self.settings,
+            correction=faults,
+            dual=dual,
+        )
+
+    def free(self, inputs: FloatArray) -> FloatArray:
+        """Return node voltages (B, N) V at inputs (B, n_in) in the network's units."""
+        return self.phases().free(inputs).node_voltage
+
+    def changed(self, phase: Phase, inputs: FloatArray, targets: FloatArray, beta: float) -> FloatArray:
+        """Return displacements of nodes (B, N) V in the corrected or the dyadic phase."""
+        phases = self.phases()
+        point = phases.free(inputs)
+        form = phases.dyadic if phase == "dyadic" else phases.corrected
+        return phases.nodes(form(inputs, targets, beta, point), inputs, point)
+
+
+@dataclass(eq=False)
+class ModelParameters:
+    """Parameters (n,) of one block, each told by the reading at place ``probe`` (n,).
+
+    ``home[key]`` is where the model has them. ``nuisances`` are others that were measured before, each with
+    its home, key and standard errors: what they are off by, these will be off by.
+    """
+
+    name: str
+    kind: str
+    home: dict[str, FloatArray]
+    key: str
+    probe: IntArray
+    nuisances: list[tuple[dict[str, FloatArray], str, FloatArray]] = field(default_factory=list)
+    error: FloatArray = field(default_factory=lambda: np.empty(0))
+    """Standard errors (n,) once fitted; NaN where nothing could be told."""
+
+    @property
+    def value(self) -> FloatArray:
+        return self.home[self.key]
+
+
+def fit_parameters(
+    parameters: Sequence[ModelParameters],
+    predict: Callable[[], FloatArray],
+    read: FloatArray,
+    weight: FloatArray,
+    scatter: Sequence[Callable[[], FloatArray]] = (),
+) -> str | None:
+    """Fit parameters to readings (B, R) with weights (B, R), by Gauss and Newton's method.
+
+    Those of a block are moved together for the sensitivities, so the effect of one on another's reading
+    counts as its own: that changes the steps, not where they end.
+
+    Args:
+        parameters: what to fit. Where the model stops converging they keep their values, with errors NaN.
+        predict: readings (B, R) of the model as it is.
+        read: what was read.
+        weight: 0 where a reading does not count.
+        scatter: readings of the model with devices redrawn within what is known of them: what that moves the
+            parameters by is part of their errors.
+
+    Returns:
+        Why there was no fit, or None.
+    """
+    before = [p.value.copy() for p in parameters]
+    try:
+        base = predict()
+        for _ in range(_ROUNDS):
+            largest = 0.0
+            steps = []
+            for p in parameters:
+                s, w = _sensitivity(p.home, p.key, predict, base)[:, p.probe], weight[:, p.probe]
+                step = _projected(s, w, (read - base)[:, p.probe])
+                most = _LONGEST_STEP * np.abs(p.value)
+                steps.append(np.clip(np.nan_to_num(step), -most, most))
+            for p, step in zip(parameters, steps, strict=True):
+                largest = max(largest, float(np.abs(step / p.value).max()))
+                p.home[p.key] = p.value + step
+            base = predict()
+            if largest < _TOLERANCE:
+                break
+        moved = [draw() - base for draw in scatter]
+        for p in parameters:
+            p.error = _errors(p, predict, base, read, weight, moved)
+    except ConvergenceError as error:
+        for p, value in zip(parameters, before, strict=True):
+            p.home[p.key] = value
+            p.error = np.full(value.shape, np.nan)
+        return error.rule
+    return None
+
+
+def _errors(
+    p: ModelParameters,
+    predict: Callable[[], FloatArray],
+    base: FloatArray,
+    read: FloatArray,
+    weight: FloatArray,
+    scatter: Sequence[FloatArray],
+) -> FloatArray:
+    """Standard errors (n,): of the readings, of what was measured before, of devices."""
+    s, w = _sensitivity(p.home, p.key, predict, base)[:, p.probe], weight[:, p.probe]
+    freedom = np.maximum(w.sum(axis=0) - 1, 1.0)
+    variance = (w * (read - base)[:, p.probe] ** 2).sum(axis=0) / freedom
+    power = (w * s**2).sum(axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        square = variance / power
+    for home, key, error in p.nuisances:
+        t = _sensitivity(home, key, predict, base)[:, p.probe]
+        square = square + (_projected(s, w, t) * np.nan_to_num(error)) ** 2
+    if scatter:
+        shifts = np.stack([_projected(s, w, moved[:, p.probe]) for moved in scatter])
+        own = (shifts**2).mean(axis=0)
+        # Few draws say little of one amplifier: those of its block help.
+        square = square + np.maximum(own, float(np.nanmean(own)))
+    return np.sqrt(np.where(power > 0, square, np.nan))
+
+
+def _projected(s: FloatArray, w: FloatArray, r: FloatArray) -> FloatArray:
+    """Return the steps (n,) that sensitivities s (B, n) make of residuals r (B, n), by least squares."""
+    power = (w * s**2).sum(axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray((w * s * r).sum(axis=0) / power)
+
+
+def _sensitivity(
+    home: dict[str, FloatArray], key: str, predict: Callable[[], FloatArray], base: FloatArray
+) -> FloatArray:
+    """Return what the predicted readings (B, R) change by per unit of a block's parameters."""
+    held = home[key]
+    size = float(np.abs(held).max(initial=0.0))
+    step = _DIFFERENCE * size if size > _DIFFERENCE else _VOLT_STEP
+    home[key] = held + step
+    try:
+        return (predict() - base) / step
+    finally:
+        home[key] = held
+
+
+def redrawn(
+    conductance: Conductances, spread: Conductances, generators: Mapping[str, np.random.Generator]
+) -> Conductances:
+    """Return conductances [S] moved by normal draws of a standard deviation [S], never below 0."""
+    found: dict[str, tuple[FloatArray, FloatArray | None]] = {}
+    for name, pair in conductance.items():
+        halves = [
+            None
+            if g is None or s is None
+            else np.maximum(g + s * generators[name].standard_normal(g.shape), 0.0)
+            for g, s in zip(pair, spread[name], strict=True)
+        ]
+        assert halves[0] is not None
+        found[name] = halves[0], halves[1]
+    return found
