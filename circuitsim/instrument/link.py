@@ -240,7 +240,9 @@ class Link:
             ) from error
         except Exception as error:
             # PyVISA-py knows nothing narrower for a host that cannot be reached.
-            raise _LostError(f"cannot be reached: {error}", sent=False) from error
+            late = str(int(pyvisa.constants.StatusCode.error_timeout)) in str(error)
+            reason = f"does not answer within {_OPENING:g} s" if late else f"cannot be reached: {error}"
+            raise _LostError(reason, sent=False) from error
         self._session = session
         try:
             self._prepare(pyvisa)
@@ -297,15 +299,14 @@ class Link:
             raise _LostError(f"said {said} when nothing was asked", sent=False)
         try:
             # PyVISA-py sends 4 KiB at a time: the other side is to be woken once.
-            self._hold(len(data) > _PACKET)
+            held = self._socket if len(data) > _PACKET and hasattr(socket, "TCP_CORK") else None
+            if held is not None:
+                held.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
             self._session.write_raw(data)
-            self._hold(False)
+            if held is not None:
+                held.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
         except (_pyvisa().errors.Error, OSError) as error:
             raise _LostError(f"was lost: {error}", sent=True) from error
-
-    def _hold(self, on: bool) -> None:
-        if self._socket is not None and hasattr(socket, "TCP_CORK"):
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, on)
 
     def _acknowledge_at_once(self) -> None:
         """Ask for that of what comes next: Nagle's algorithm over there holds a second packet back for it."""

@@ -95,6 +95,9 @@ class Board:
     gone through one by one.
     """
 
+    slowly = False
+    """Whether it sends byte by byte."""
+
     def __init__(self, **answers: Any) -> None:
         described = asdict(BOARD) | {"settling_time": None}
         self.answers: dict[str, Any] = {
@@ -160,7 +163,16 @@ class Board:
                     if answer is not None:
                         said.append(answer)
                 if said:
-                    connection.sendall(b";".join(said) + b"\n")
+                    self._say(connection, b";".join(said) + b"\n")
+
+    def _say(self, connection: socket.socket, line: bytes) -> None:
+        if not self.slowly:
+            connection.sendall(line)
+            return
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in line:
+            connection.sendall(bytes([byte]))
+            time.sleep(2e-4)
 
     def _answer(self, unit: Unit) -> bytes | None:
         header = unit.header.removeprefix(":")
@@ -394,6 +406,20 @@ def test_nobody_listening_is_told_at_once() -> None:
     assert time.monotonic() - start < 3
     assert failure.value.object == f"TCPIP::127.0.0.1::{port}::SOCKET"
     assert failure.value.exit_code == 2
+
+
+def test_a_host_that_does_not_answer_is_given_up_after_less_than_three_seconds() -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listening, contextlib.ExitStack() as waiting:
+        address = listening.getsockname()
+        # Nobody accepts these, and the queue is full: what comes now is dropped, as by a firewall.
+        for _ in range(4):
+            each = waiting.enter_context(socket.socket())
+            each.setblocking(False)
+            each.connect_ex(address)
+        start = time.monotonic()
+        with pytest.raises(InstrumentError, match=r"does not answer within 2\.5 s"):
+            VisaSubstrate(f"TCPIP::127.0.0.1::{address[1]}::SOCKET")
+        assert time.monotonic() - start < 3.5
 
 
 @pytest.mark.parametrize("name", ["", "nonsense", "TCPIP::127.0.0.1::SOCKET", "PXI0::3::INSTR"])
@@ -809,6 +835,15 @@ def test_an_instrument_that_does_not_read_does_not_stop_the_client_for_ever(boar
     assert time.monotonic() - start < 10
     stuck.set()
     substrate.close()
+
+
+def test_answers_that_come_byte_by_byte_are_put_together(board: Any) -> None:
+    there = board()
+    with opened(there) as substrate:
+        there.slowly = True
+        np.testing.assert_array_equal(free(substrate), READINGS)
+        assert substrate.presentations == 7
+        np.testing.assert_array_equal(free(substrate), READINGS)
 
 
 def test_other_libraries_than_pyvisa_py_are_read_by_count(board: Any) -> None:
