@@ -345,7 +345,8 @@ class PlatformSubstrate:
         """Return which devices of the array are in use (rows, columns).
 
         Raises:
-            InstrumentError: a crossbar without a place, outside the array or on top of another.
+            InstrumentError: a crossbar without a place, outside the array or on top of another, or without
+                a window of conductances.
         """
         taken: dict[tuple[int, int], str] = {}
         used = np.zeros(self._lines.shape, dtype=bool)
@@ -354,6 +355,15 @@ class PlatformSubstrate:
             rule = "has no place" if name in names else "is no crossbar that can be written"
             raise InstrumentError(rule, object="placement", value=name)
         for crossbar in self._netlist.trainable:
+            if not math.isfinite(crossbar.g_max):
+                remedy = "Give the crossbar g_min and g_max."
+                raise InstrumentError(
+                    "devices need a conductance window",
+                    object=crossbar.name,
+                    field="g_max",
+                    value=crossbar.g_max,
+                    remedy=remedy,
+                )
             blocks = self._placement[crossbar.name]
             if (blocks[1] is not None) != crossbar.differential:
                 rule = "is made of pairs" if crossbar.differential else "has one device per crossing"

@@ -27,9 +27,9 @@ class SimulatedPlatform:
     ``pulse`` (the card's, else 1 V for 1 us), up or down: others are refused. Devices that share one line
     with those selected do not move, and line resistance and sneak currents are none.
 
-    A reading has the card's read noise, ``current_noise`` [A, rms] of the board's, and its resolution
-    ``current_step`` [A]. No time passes: nothing drifts. Pulses and reads have streams of noise of their own,
-    so the same pulses move devices the same way however often they are read.
+    A reading has the card's read noise (but 1/f, which takes time), ``current_noise`` [A, rms] of the
+    board's, and its resolution ``current_step`` [A]. No time passes: nothing drifts. Pulses and reads have
+    streams of noise of their own, so the same pulses move devices the same way however often they are read.
     """
 
     def __init__(

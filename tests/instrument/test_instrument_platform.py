@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,10 @@ from circuitsim.chip.substrate import PHASES, Phase, Substrate
 from circuitsim.compiler import compile_network
 from circuitsim.data import load_digits
 from circuitsim.devices import DeviceCard
-from circuitsim.devices.card import find_card, load_card
+from circuitsim.devices.card import find_card, ideal_card, load_card
 from circuitsim.errors import DeviceError, InstrumentError
 from circuitsim.instrument.arc_two import BIT_CHANNELS, WORD_CHANNELS, ArcTwoPlatform
+from circuitsim.instrument.opening import open_substrate
 from circuitsim.instrument.platform import (
     Block,
     CrossbarPlatform,
@@ -27,7 +29,8 @@ from circuitsim.instrument.platform import (
 )
 from circuitsim.instrument.simulated_platform import SimulatedPlatform
 from circuitsim.learning import AsymEP, Cost, Dyadic, OptimiserSpec, Phases, Samples
-from circuitsim.learning.in_the_loop import SubstratePhases, SubstrateTrainer
+from circuitsim.learning.in_the_loop import SubstratePhases, SubstrateTrainer, check_substrate
+from circuitsim.netlist import Netlist
 from circuitsim.netlist.tables import FloatArray, IntArray
 from circuitsim.network import parse_network
 from circuitsim.solver import SolverSettings, build_plan
@@ -509,6 +512,22 @@ def test_the_same_seeds_give_the_same_numbers() -> None:
     assert not np.array_equal(first[1], other[1])
 
 
+def small_board(netlist: Netlist, cost: Cost) -> PlatformSubstrate:
+    """What an experiment's ``substrate: python:MODULE:small_board`` calls."""
+    return PlatformSubstrate(
+        SimulatedPlatform(device(), 32, 32, seed=5, window=WINDOW), netlist, cost, board_spec()
+    )
+
+
+def test_an_address_opens_a_board_of_the_users_own(tmp_path: Path) -> None:
+    board = Board()
+    address = f"python:{__name__}:small_board"
+    found = open_substrate(address, board.netlist, board.cost, ideal_card(), die=0, folder=tmp_path)
+    check_substrate(found, board.netlist, board.cost, AsymEP())
+    wanted = small_board(board.netlist, board.cost).program(board.asked)
+    assert np.array_equal(flat(found.program(board.asked)), flat(wanted))
+
+
 # Refusals ----------------------------------------------------------------------------------------------
 
 
@@ -556,6 +575,15 @@ def test_placements_are_checked() -> None:
         flat(other.substrate.program(board.asked)), flat(board.substrate.program(board.asked))
     )
     assert np.array_equal(other.currents()[::-1, ::-1], board.currents())
+
+
+def test_a_crossbar_without_a_window_is_refused() -> None:
+    board = Board()
+    crossbars = tuple(replace(crossbar, g_max=math.inf) for crossbar in board.netlist.crossbars)
+    with pytest.raises(InstrumentError, match="need a conductance window"):
+        PlatformSubstrate(
+            board.platform, replace(board.netlist, crossbars=crossbars), board.cost, board_spec()
+        )
 
 
 def test_refused_requests_raise_and_change_nothing() -> None:
