@@ -29,7 +29,9 @@ _OPENING = 2.5
 _LONGEST_TEXT = 65536
 _MOST_ERRORS = 64
 _PIECE = 1 << 20
+"""Bytes that are read at once."""
 _PACKET = 4096
+"""Bytes that PyVISA-py sends at once."""
 _TEXT = re.compile(rb'(?:[^;\n"]|"(?:[^"\n]|"")*"?)*')
 """What is between two separators; one in quotes is none."""
 _ERROR = re.compile(r'([+-]?\d+),"(.*)"')
@@ -39,10 +41,10 @@ _QUERY = b":SYST:ERR?\n"
 class RefusedError(InstrumentError):
     """The instrument put something into its error queue: ``number``, and ``words`` as it says it."""
 
-    def __init__(self, asked: str, entries: Sequence[tuple[int, str]], *, object: str) -> None:
-        self.number, self.words = entries[0]
-        said = "; then ".join(f'{number},"{words}"' for number, words in entries)
-        super().__init__(f"refused {asked}: {said}", object=object)
+    def __init__(self, rule: str, *, number: int = 0, words: str = "", object: str | None = None) -> None:
+        self.number = number
+        self.words = words
+        super().__init__(rule, object=object)
 
 
 class _LostError(Exception):
@@ -93,7 +95,6 @@ class Link:
         self._socket: socket.socket | None = None
         """Of a raw socket of PyVISA-py: it tells what has come, and at once when the other side closes."""
         self._buffer = bytearray()
-        self._piece = _PIECE
         self._scratch = bytearray(_PIECE)
         self._untold = False
         """Whether the connection was lost and made again without an error having said so."""
@@ -178,7 +179,10 @@ class Link:
             if not done:
                 self.close()
         if entries:
-            raise RefusedError(_shown(messages), entries, object=self.resource)
+            said = "; then ".join(f'{number},"{words}"' for number, words in entries)
+            number, words = entries[0]
+            rule = f"refused {_shown(messages)}: {said}"
+            raise RefusedError(rule, number=number, words=words, object=self.resource)
         if len(found) < answers:
             self.close()
             raise InstrumentError(f"left {_shown(messages)} without an answer", object=self.resource)
@@ -412,7 +416,7 @@ class Link:
         """Return how many bytes have come."""
         assert self._socket is not None
         try:
-            size = self._socket.recv_into(self._scratch, self._piece, socket.MSG_PEEK)
+            size = self._socket.recv_into(self._scratch, _PIECE, socket.MSG_PEEK)
         except OSError as error:
             raise _LostError(f"was lost: {error}", sent=sent) from error
         if not size:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import pickle
 import select
 import socket
 import threading
@@ -576,6 +577,8 @@ def test_what_the_instrument_refuses_comes_in_its_own_words(board: Any) -> None:
         assert refusal.value.number == -350
         assert '-222,"Data out of range;a "quoted" word; and more"' in str(refusal.value)
         assert "`INP:VOLT <block>;:SENS:AVER 1;:READ? FREE`" in str(refusal.value)
+        # Sweeps bring errors home from other processes.
+        assert str(refusal.value) in str(pickle.loads(pickle.dumps(refusal.value)))
         # All of the queue has been read: the next answer is nobody else's.
         np.testing.assert_array_equal(free(substrate), READINGS)
         assert there.connections == 1
