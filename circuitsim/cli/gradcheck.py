@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from circuitsim.cli.output import JSON_OPTION, announce_compilation, print_json, print_table, remark
-from circuitsim.cli.source import METHOD_OPTION, METHODS, check_choice, read_source
+from circuitsim.cli.source import METHOD_OPTION, METHODS, SUBSTRATE_OPTION, check_choice, read_source
 from circuitsim.errors import SpecError
 from circuitsim.file_kinds import is_experiment
 
@@ -35,6 +35,7 @@ def command(
     seed: int | None = typer.Option(
         None, "--seed", min=0, help="Seed of the initial conductances: 0, or an experiment's own."
     ),
+    substrate: str | None = SUBSTRATE_OPTION,
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Compare each estimator's gradient to the adjoint, and to central finite differences.
@@ -62,12 +63,14 @@ def command(
     if is_experiment(circuit):
         bench = _bench(circuit, seed)
         subject = _experiment(bench, batch)
-        on_substrate = bench.experiment.substrate is not None
+        on_substrate = substrate is not None or bench.experiment.substrate is not None
     else:
+        if substrate is not None:
+            raise SpecError("is for experiments", field="--substrate", value=substrate)
         subject = _network(circuit, batch, seed or 0)
         on_substrate = False
     if on_substrate:
-        rows = _on_substrate(bench, subject, settings, beta, devices)
+        rows = _on_substrate(bench, substrate, subject, settings, beta, devices)
     else:
         phases = Phases(plan=subject.plan, values=subject.values, cost=subject.cost, settings=settings)
         rows = check_gradients(
@@ -126,14 +129,19 @@ def _bench(path: Path, seed: int | None) -> Bench:
 
 
 def _on_substrate(
-    bench: Bench, subject: _Subject, settings: SolverSettings, betas: list[float], devices: int
+    bench: Bench,
+    address: str | None,
+    subject: _Subject,
+    settings: SolverSettings,
+    betas: list[float],
+    devices: int,
 ) -> list[GradientRow]:
     from circuitsim.chip.substrate import Terminals
     from circuitsim.learning import Phases, SubstratePhases, check_on_substrate
     from circuitsim.learning.in_the_loop import check_substrate
 
     netlist = bench.plan.netlist
-    with bench.connected() as ready:
+    with bench.connected(address) as ready:
         assert ready.substrate is not None
         check_substrate(ready.substrate, netlist, bench.cost, None)
         phases = SubstratePhases(

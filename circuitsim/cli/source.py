@@ -32,6 +32,7 @@ __all__ = [
     "PHASE_OPTION",
     "SAMPLE_OPTION",
     "SEED_OPTION",
+    "SUBSTRATE_OPTION",
     "TARGET_OPTION",
     "Source",
     "check_choice",
@@ -59,6 +60,12 @@ PHASE_OPTION = typer.Option("free", "--phase", help="free, nudged, corrected or 
 BETA_OPTION = typer.Option(0.01, "--beta", help="Nudging strength, without unit; may be negative.")
 SEED_OPTION = typer.Option(0, "--seed", min=0, help="Seed of the initial conductances.")
 METHOD_OPTION = typer.Option("auto", "--method", help="auto, general, layered or wired.")
+SUBSTRATE_OPTION = typer.Option(
+    None,
+    "--substrate",
+    help="What to learn on instead of the experiment's own: simulated, visa:RESOURCE, mock:FILE or "
+    "python:MODULE:FUNCTION.",
+)
 
 # Per kind of file: what it is called, a key that only it has, and the commands that read it.
 _KINDS = {

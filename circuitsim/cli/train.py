@@ -18,7 +18,7 @@ from circuitsim.cli.output import (
     remark,
 )
 from circuitsim.cli.progress import ProgressDisplay
-from circuitsim.cli.source import refuse_other_kinds
+from circuitsim.cli.source import SUBSTRATE_OPTION, refuse_other_kinds
 from circuitsim.errors import CircuitsimError, RecordError, SpecError
 from circuitsim.file_kinds import RECORD_SUFFIXES
 
@@ -36,6 +36,7 @@ def command(
     resume: bool = typer.Option(
         False, "--resume", help="Go on with the newest unfinished record of this seed, or with the one of -o."
     ),
+    substrate: str | None = SUBSTRATE_OPTION,
     output: Path | None = typer.Option(
         None, "-o", "--output", help="Record to write; NAME-sSEED.h5 beside the experiment by default."
     ),
@@ -62,9 +63,9 @@ def command(
     with ProgressDisplay() as display:
         try:
             if experiment.suffix in RECORD_SUFFIXES:
-                run = _resume(experiment, seed, output, resume, display)
+                run = _resume(experiment, seed, output, resume, substrate, display)
             else:
-                run = _run(experiment, seed, output, resume, overwrite, display)
+                run = _run(experiment, seed, output, resume, overwrite, substrate, display)
         except KeyboardInterrupt:
             display.__exit__()
             _interrupted(display.record)
@@ -87,7 +88,12 @@ def command(
 
 
 def _resume(
-    record: Path, seed: int | None, output: Path | None, resume: bool, display: ProgressDisplay
+    record: Path,
+    seed: int | None,
+    output: Path | None,
+    resume: bool,
+    substrate: str | None,
+    display: ProgressDisplay,
 ) -> RunRecord:
     """Go on with a record named on the command line."""
     from circuitsim.study import resume_experiment
@@ -97,7 +103,7 @@ def _resume(
     for option, value in (("--seed", seed), ("--output", output)):
         if value is not None:
             raise SpecError("a record has its own", field=option, value=str(value), remedy="Leave it out.")
-    return resume_experiment(record, watcher=display)
+    return resume_experiment(record, watcher=display, substrate=substrate)
 
 
 def _run(
@@ -106,6 +112,7 @@ def _run(
     output: Path | None,
     resume: bool,
     overwrite: bool,
+    substrate: str | None,
     display: ProgressDisplay,
 ) -> RunRecord:
     """Start an experiment, or go on with its record."""
@@ -119,8 +126,10 @@ def _run(
     refuse_other_kinds(experiment, "experiment")
     record = _unfinished(experiment, seed, output) if resume else None
     if record is not None:
-        return resume_experiment(record, watcher=display)
-    return run_experiment(experiment, seed=seed, output=output, overwrite=overwrite, watcher=display)
+        return resume_experiment(record, watcher=display, substrate=substrate)
+    return run_experiment(
+        experiment, seed=seed, output=output, overwrite=overwrite, watcher=display, substrate=substrate
+    )
 
 
 def _unfinished(experiment: Path, seed: int | None, output: Path | None) -> Path | None:

@@ -201,7 +201,7 @@ class SimulatedSubstrate:
             return self._moved(volts, phase, nudge, n_average)
         except ConvergenceError as error:
             raise InstrumentError(
-                f"did not settle: {error.rule}",
+                "did not settle",
                 object=f"phase {phase}",
                 remedy="Lower beta, or the conductances of what feeds back.",
             ) from error

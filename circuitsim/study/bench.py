@@ -21,7 +21,7 @@ from circuitsim.learning.in_the_loop import SubstrateTrainer
 from circuitsim.netlist import Netlist
 from circuitsim.netlist.files import netlist_document
 from circuitsim.netlist.roles import with_roles
-from circuitsim.network import NetworkSpec, load_network
+from circuitsim.network import NetworkSpec, load_network, parse_document
 from circuitsim.network.spec import SynapseSpec, WiresSpec
 from circuitsim.record import provenance
 from circuitsim.solver import Plan, build_plan
@@ -51,12 +51,16 @@ class Bench:
     """What the experiment learns on, while it is connected."""
 
     @contextmanager
-    def connected(self, substrate: Substrate | None = None) -> Iterator[Bench]:
-        """Give the bench with its substrate open, ``substrate`` instead of the experiment's own if given.
+    def connected(self, substrate: Substrate | str | None = None) -> Iterator[Bench]:
+        """Give the bench with its substrate open: the experiment's, or else the one given, or an address.
 
         Raises:
+            SpecError: no such address.
             InstrumentError: nothing answers, or another circuit does.
         """
+        if isinstance(substrate, str):
+            yield from self._at(substrate)
+            return
         spec = self.experiment.substrate
         if substrate is not None:
             yield replace(self, substrate=substrate)
@@ -82,6 +86,13 @@ class Bench:
             yield replace(self, substrate=opened)
         finally:
             opened.close()
+
+    def _at(self, address: str) -> Iterator[Bench]:
+        document = self.experiment.model_dump(mode="json", by_alias=True)
+        document["substrate"] = (document["substrate"] or {}) | {"address": address}
+        elsewhere = replace(self, experiment=parse_document(ExperimentSpec, document))
+        with elsewhere.connected() as bench:
+            yield bench
 
     @property
     def estimators(self) -> dict[str, Estimator]:

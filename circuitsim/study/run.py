@@ -60,13 +60,13 @@ def run_experiment(
     output: Path | None = None,
     overwrite: bool = False,
     watcher: Watcher | None = None,
-    substrate: Substrate | None = None,
+    substrate: Substrate | str | None = None,
 ) -> RunRecord:
     """Run an experiment file and return its record.
 
     The record is written beside the experiment as ``NAME-sSEED.h5``, or with the next free number
     behind it; ``output`` names another file. It is readable up to the last epoch at any time.
-    ``substrate`` is learned on instead of the one that the experiment names.
+    ``substrate``, an object or an address, is learned on instead of the one that the experiment names.
 
     Raises:
         SpecError: the experiment, or what it names, is wrong.
@@ -105,7 +105,7 @@ def _start(bench: Bench, target: Path, overwrite: bool, watcher: Watcher) -> Non
 
 
 def resume_experiment(
-    record: Path, *, watcher: Watcher | None = None, substrate: Substrate | None = None
+    record: Path, *, watcher: Watcher | None = None, substrate: Substrate | str | None = None
 ) -> RunRecord:
     """Finish an interrupted run from its record alone, to the same numbers as without interruption.
 
