@@ -82,7 +82,7 @@ $(INSTALLED_DEV): pyproject.toml $(PY)
 # Without a network, what is installed already will do, if it is complete.
 USABLE = import circuitsim, h5py, matplotlib, numba, numpy, pooch, pydantic, rich, sklearn, typer, yaml; \
 	print("The installation failed (see above); going on with what is in $(VENV) already.")
-USABLE_DEV = import hypothesis, importlinter, mypy, pytest, pytest_benchmark, pytest_cov, ruff, scipy, xdist; $(USABLE)
+USABLE_DEV = import hypothesis, importlinter, mypy, pytest, pyvisa, pyvisa_py, pytest_benchmark, pytest_cov, ruff, scipy, xdist; $(USABLE)
 
 ngspice:
 	@library() { PATH="$$PATH:/sbin:/usr/sbin" ldconfig -p 2>/dev/null | grep -q libngspice; }; \

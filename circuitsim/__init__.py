@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from circuitsim.chip import Chip, fabricate
     from circuitsim.chip.nonlinear import nonlinear_netlist
+    from circuitsim.chip.substrate import Capabilities, Substrate, Terminals
     from circuitsim.compiler import compile_network
     from circuitsim.data import load_digits, load_fashion_mnist, load_mnist
     from circuitsim.devices import DeviceCard, find_card, ideal_card, load_card, merged_cards
@@ -17,10 +18,13 @@ if TYPE_CHECKING:
         CircuitsimError,
         ConvergenceError,
         DeviceError,
+        InstrumentError,
         NetlistError,
         RecordError,
         SpecError,
     )
+    from circuitsim.instrument.client import VisaSubstrate
+    from circuitsim.instrument.simulated import SimulatedSubstrate, simulated_substrate
     from circuitsim.learning import (
         EP,
         Adjoint,
@@ -30,6 +34,8 @@ if TYPE_CHECKING:
         DyadicBP,
         Gradient,
         Phases,
+        SubstratePhases,
+        SubstrateTrainer,
         check_gradients,
     )
     from circuitsim.netlist import (
@@ -63,6 +69,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "chip": ("Chip", "fabricate"),
     "chip.nonlinear": ("nonlinear_netlist",),
+    "chip.substrate": ("Capabilities", "Substrate", "Terminals"),
     "compiler": ("compile_network",),
     "data": ("load_digits", "load_fashion_mnist", "load_mnist"),
     "devices": ("DeviceCard", "find_card", "ideal_card", "load_card", "merged_cards"),
@@ -70,10 +77,13 @@ _HOMES = {
         "CircuitsimError",
         "ConvergenceError",
         "DeviceError",
+        "InstrumentError",
         "NetlistError",
         "RecordError",
         "SpecError",
     ),
+    "instrument.client": ("VisaSubstrate",),
+    "instrument.simulated": ("SimulatedSubstrate", "simulated_substrate"),
     "learning": (
         "EP",
         "Adjoint",
@@ -83,6 +93,8 @@ _HOMES = {
         "DyadicBP",
         "Gradient",
         "Phases",
+        "SubstratePhases",
+        "SubstrateTrainer",
         "check_gradients",
     ),
     "netlist": (
