@@ -30,7 +30,7 @@ from circuitsim.instrument.host_model import HostModel, ModelParameters, fit_par
 from circuitsim.instrument.measurements import Measurements, PhaseReadings, measure_substrate
 from circuitsim.learning import Cost
 from circuitsim.learning.in_the_loop import check_substrate
-from circuitsim.netlist import AmplifierBank, Netlist
+from circuitsim.netlist import AmplifierBank, CurrentSense, Netlist
 from circuitsim.netlist.models import buffer_gain, buffer_voltage
 from circuitsim.netlist.tables import FloatArray, IntArray
 from circuitsim.seeds import stream
@@ -275,14 +275,21 @@ class _Evaluation:
                     if (bank.name, kind) in self.error:
                         back.nuisances.append((home, bank.name, self.error[bank.name, kind]))
                 back.nuisances.append((model.banks[bank.name], "gain", self.error[bank.name, "gain"]))
+                back.nuisances += [
+                    (model.banks[name], kind, error)
+                    for (name, kind), error in self.error.items()
+                    if kind == "back_gain"
+                ]
                 wanted.append(back)
         for sense in self.netlist.senses:
             bit, output = self._places(sense.bit), self._places(sense.output)
             if bit is None or output is None:
                 continue
-            for kind, home, probe in (("back", model.back, bit), ("forward", model.forward, output)):
-                home[sense.name] = np.ones(len(bit))
-                wanted.append(self._parameters(sense.name, kind, home, probe))
+            model.back[sense.name] = np.ones(len(bit))
+            wanted.append(self._parameters(sense.name, "back", model.back, bit))
+            if not any(self._behind(bank, sense) for bank in self.netlist.banks):
+                model.forward[sense.name] = np.ones(len(bit))
+                wanted.append(self._parameters(sense.name, "forward", model.forward, output))
 
         def predict() -> FloatArray:
             moved = model.changed("corrected", phases.free.inputs, phases.targets, phases.beta)
@@ -375,9 +382,15 @@ class _Evaluation:
         if probe is not None:
             return probe
         for sense in self.netlist.senses:
-            if np.array_equal(sense.output, bank.control):
+            if self._behind(bank, sense):
                 return self._places(sense.bit)
         return None
+
+    @staticmethod
+    def _behind(bank: AmplifierBank, sense: CurrentSense) -> bool:
+        """Whether virtual grounds drive a bank's controls: then their ways forward and its ways back move the
+        same readings alike, and what is off counts as the bank's."""
+        return np.array_equal(sense.output, bank.control)
 
     def _forward(self, bank: AmplifierBank, fitted: AmplifierFit, phases: PhaseReadings) -> None:
         """Fit c_f and e, from how an output moves as its control does by D.
@@ -395,10 +408,12 @@ class _Evaluation:
         if inverted is not None:
             moved = 0.5 * (moved - phases.corrected[:, inverted])
 
-        def fit(gain: FloatArray, saturation: FloatArray, offset: FloatArray) -> tuple[FloatArray, ...]:
+        def fit(
+            gain: FloatArray, saturation: FloatArray, offset: FloatArray, back_gain: FloatArray
+        ) -> tuple[FloatArray, ...]:
             shape = gain, saturation, offset
             y = buffer_voltage(v0 + d, *shape) - buffer_voltage(v0, *shape) - moved
-            swap = buffer_gain(v0, *shape) - columns["back_gain"]
+            swap = buffer_gain(v0, *shape) - back_gain
             one, two = swap * d, -swap
             a, b, c = (one**2).sum(axis=0), (one * two).sum(axis=0), (two**2).sum(axis=0)
             determinant = a * c - b**2
@@ -411,12 +426,13 @@ class _Evaluation:
             doubts = variance * c / determinant, variance * a / determinant / forward**2
             return forward, anchor, *doubts, known
 
-        shape = [columns["gain"], columns["saturation"], columns["offset"]]
+        shape = [columns["gain"], columns["saturation"], columns["offset"], columns["back_gain"]]
+        back_error = self.error.get((bank.name, "back_gain"), np.zeros(len(bank.control)))
         with np.errstate(divide="ignore", invalid="ignore"):
             forward, anchor, square, anchor_square, known = fit(*shape)
             # What the host has wrong of an amplifier it mistakes for what is not corrected.
             for place, error in enumerate(
-                (self.error[bank.name, "gain"], fitted.saturation_error, fitted.offset_error)
+                (self.error[bank.name, "gain"], fitted.saturation_error, fitted.offset_error, back_error)
             ):
                 other = list(shape)
                 error = np.nan_to_num(error)
@@ -435,8 +451,9 @@ class _Evaluation:
         control: Literal["read", "modelled"] = (
             "read" if self._places(bank.control) is not None else "modelled"
         )
+        sensed = any(self._behind(bank, sense) for sense in self.netlist.senses)
         if fit is None:
-            return AmplifierCalibration(control=control)
+            return AmplifierCalibration(control=control, sensed=sensed)
         name, model = bank.name, self.model
         told = np.isfinite(self.error[name, "gain"])
         size = np.abs(bank.gain)
@@ -444,6 +461,7 @@ class _Evaluation:
         own = {name: model.banks[name]["back_gain"]}
         return AmplifierCalibration(
             control=control,
+            sensed=sensed,
             gain=Series.of(np.where(told, fit.gain / bank.gain, np.nan), fit.gain_error / size, "1"),
             offset=Series.of(np.where(told, fit.offset, np.nan), fit.offset_error, "V"),
             saturation=Series.of(fit.saturation / limit, fit.saturation_error / limit, "1"),

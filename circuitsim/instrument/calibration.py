@@ -123,10 +123,12 @@ class AmplifierCalibration(Spec):
 
     ``forward``, ``back`` and ``anchor`` are of the correction, see `circuitsim.solver.correction`;
     ``copy_slope`` of the second network of a dyadic phase. ``control``: whether the amplifiers' inputs are
-    read, or follow from the circuit before them; what is off there is then part of ``gain``.
+    read, or follow from the circuit before them; what is off there is then part of ``gain``. ``sensed``:
+    whether virtual grounds drive them; what is off in their ways forward is then part of ``back``.
     """
 
     control: Literal["read", "modelled"]
+    sensed: bool = False
     gain: Series | None = None
     offset: Series | None = None
     saturation: Series | None = None
@@ -297,14 +299,18 @@ def measured_card(
         ("saturation", [a.saturation for a in amplifiers]),
         ("offset", [a.offset for a in amplifiers]),
         ("anchor", [a.anchor for a in amplifiers]),
-        ("copy_gain", [a.copy_slope for a in amplifiers]),
+        # A copy's own back gains and virtual grounds show in its slopes: then these are no spread of theirs.
+        (
+            "copy_gain",
+            [] if senses or any(a.back_gain for a in amplifiers) else [a.copy_slope for a in amplifiers],
+        ),
     ):
         spread = _pooled(all_series)
         if spread > (_LEAST_SHARE * adc_step if field in ("offset", "anchor") else _LEAST):
             amplifier[field] = rounded(spread)
     if "gain" in amplifier and any(a.back_gain for a in amplifiers):
         amplifier.setdefault("back_gain", 0.0)
-    paths = [part for a in amplifiers for part in (a.forward, a.back)]
+    paths = [part for a in amplifiers for part in (a.forward, None if a.sensed else a.back)]
     paths += [part for s in senses for part in (s.forward, s.back)]
     known = [part for part in paths if part is not None]
     if known:

@@ -18,12 +18,15 @@ from circuitsim.solver import Correction, DualNetwork, Plan, SolverSettings
 
 __all__ = ["HostModel", "ModelParameters", "fit_parameters", "redrawn"]
 
-_DIFFERENCE = 0.01
+_DIFFERENCE = 1e-3
 """Step of the sensitivities, relative; of what is in V, unless it is larger, ``_VOLT_STEP``."""
-_VOLT_STEP = 1e-4
+_VOLT_STEP = 1e-5
 _ROUNDS = 12
 _TOLERANCE = 1e-5
 _LONGEST_STEP = 0.3
+_MOST_HALVINGS = 4
+_MOST_CONDITION = 1e6
+"""Of a normal matrix of unit diagonal, beyond which readings do not tell its parameters apart."""
 
 
 @dataclass(eq=False)
@@ -98,7 +101,7 @@ class HostModel:
 
 @dataclass(eq=False)
 class ModelParameters:
-    """Parameters (n,) of one block, each told by the reading at place ``probe`` (n,).
+    """Parameters (n,) of one block, each told by the reading at place ``probe`` (n,), alone or with others.
 
     ``home[key]`` is where the model has them. ``nuisances`` are others that were measured before, each with
     its home, key and standard errors: what they are off by, these will be off by.
@@ -142,64 +145,112 @@ def fit_parameters(
         Why there was no fit, or None.
     """
     before = [p.value.copy() for p in parameters]
+    groups = _sharing(parameters)
     try:
         base = predict()
         for _ in range(_ROUNDS):
             largest = 0.0
-            steps = []
-            for p in parameters:
-                s, w = _sensitivity(p.home, p.key, predict, base)[:, p.probe], weight[:, p.probe]
-                step = _projected(s, w, (read - base)[:, p.probe])
-                most = _LONGEST_STEP * np.abs(p.value)
-                steps.append(np.clip(np.nan_to_num(step), -most, most))
-            for p, step in zip(parameters, steps, strict=True):
-                largest = max(largest, float(np.abs(step / p.value).max()))
-                p.home[p.key] = p.value + step
-            base = predict()
+            steps: list[tuple[ModelParameters, FloatArray]] = []
+            for group in groups:
+                s, w = _sensitivities(group, predict, base), weight[:, group[0].probe]
+                moves, _ = _projected(s, w, (read - base)[:, group[0].probe])
+                for p, move in zip(group, moves, strict=True):
+                    most = _LONGEST_STEP * np.abs(p.value)
+                    steps.append((p, np.clip(np.nan_to_num(move), -most, most)))
+                    largest = max(largest, float(np.abs(steps[-1][1] / p.value).max()))
+            base = _stepped(steps, predict)
             if largest < _TOLERANCE:
                 break
         moved = [draw() - base for draw in scatter]
-        for p in parameters:
-            p.error = _errors(p, predict, base, read, weight, moved)
-    except ConvergenceError as error:
+        for group in groups:
+            for p, error in zip(group, _errors(group, predict, base, read, weight, moved), strict=True):
+                p.error = error
+    except ConvergenceError as failure:
         for p, value in zip(parameters, before, strict=True):
             p.home[p.key] = value
             p.error = np.full(value.shape, np.nan)
-        return error.rule
+        return failure.rule
     return None
 
 
+def _sharing(parameters: Sequence[ModelParameters]) -> list[list[ModelParameters]]:
+    """Return the parameters that are told by the same readings together."""
+    groups: dict[tuple[int, ...], list[ModelParameters]] = {}
+    for p in parameters:
+        groups.setdefault(tuple(p.probe.tolist()), []).append(p)
+    return list(groups.values())
+
+
+def _stepped(
+    steps: Sequence[tuple[ModelParameters, FloatArray]], predict: Callable[[], FloatArray]
+) -> FloatArray:
+    """Move parameters as far along their steps as the model converges; return its readings there."""
+    before = [p.value for p, _ in steps]
+    for halvings in range(_MOST_HALVINGS + 1):
+        for (p, step), value in zip(steps, before, strict=True):
+            p.home[p.key] = value + 0.5**halvings * step
+        try:
+            return predict()
+        except ConvergenceError:
+            if halvings == _MOST_HALVINGS:
+                raise
+    raise AssertionError
+
+
 def _errors(
-    p: ModelParameters,
+    group: Sequence[ModelParameters],
     predict: Callable[[], FloatArray],
     base: FloatArray,
     read: FloatArray,
     weight: FloatArray,
     scatter: Sequence[FloatArray],
 ) -> FloatArray:
-    """Standard errors (n,): of the readings, of what was measured before, of devices."""
-    s, w = _sensitivity(p.home, p.key, predict, base)[:, p.probe], weight[:, p.probe]
-    freedom = np.maximum(w.sum(axis=0) - 1, 1.0)
-    variance = (w * (read - base)[:, p.probe] ** 2).sum(axis=0) / freedom
-    power = (w * s**2).sum(axis=0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        square = variance / power
-    for home, key, error in p.nuisances:
-        t = _sensitivity(home, key, predict, base)[:, p.probe]
-        square = square + (_projected(s, w, t) * np.nan_to_num(error)) ** 2
+    """Standard errors (K, n) of K parameters of the same readings: of these, of what was measured before, of
+    devices."""
+    probe = group[0].probe
+    s, w = _sensitivities(group, predict, base), weight[:, probe]
+    freedom = np.maximum(w.sum(axis=0) - len(group), 1.0)
+    variance = (w * (read - base)[:, probe] ** 2).sum(axis=0) / freedom
+    _, inverse = _projected(s, w, (read - base)[:, probe])
+    square = variance * inverse
+    known = {(id(home), key): (home, key, error) for p in group for home, key, error in p.nuisances}
+    for home, key, error in known.values():
+        moves, _ = _projected(s, w, _sensitivity(home, key, predict, base)[:, probe])
+        own = np.nan_to_num(error)
+        # Of another block there is no saying which amplifier moves which reading: take them as alike.
+        square = square + (moves * (own if own.shape == probe.shape else np.sqrt(np.mean(own**2)))) ** 2
     if scatter:
-        shifts = np.stack([_projected(s, w, moved[:, p.probe]) for moved in scatter])
+        shifts = np.stack([_projected(s, w, moved[:, probe])[0] for moved in scatter])
         own = (shifts**2).mean(axis=0)
         # Few draws say little of one amplifier: those of its block help.
-        square = square + np.maximum(own, float(np.nanmean(own)))
-    return np.sqrt(np.where(power > 0, square, np.nan))
+        square = square + np.maximum(own, np.nanmean(own, axis=1, keepdims=True))
+    return np.sqrt(square)
 
 
-def _projected(s: FloatArray, w: FloatArray, r: FloatArray) -> FloatArray:
-    """Return the steps (n,) that sensitivities s (B, n) make of residuals r (B, n), by least squares."""
-    power = (w * s**2).sum(axis=0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray((w * s * r).sum(axis=0) / power)
+def _sensitivities(
+    group: Sequence[ModelParameters], predict: Callable[[], FloatArray], base: FloatArray
+) -> FloatArray:
+    """Return (K, B, n): what each of K parameters does to the readings that they share."""
+    return np.stack([_sensitivity(p.home, p.key, predict, base)[:, p.probe] for p in group])
+
+
+def _projected(s: FloatArray, w: FloatArray, r: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Solve least squares of n amplifiers: residuals r (B, n) for K parameters of sensitivities s (K, B, n).
+
+    Returns:
+        The parameters' steps (K, n), and the diagonals (K, n) of the inverse normal matrices; NaN where the
+        readings do not tell the parameters apart.
+    """
+    normal = np.einsum("kbn,bn,lbn->nkl", s, w, s)
+    right = np.einsum("kbn,bn,bn->nk", s, w, r)
+    size = np.sqrt(np.einsum("nkk->nk", normal))
+    told = size.min(axis=1) > 0
+    size = np.where(told[:, None], size, 1.0)
+    unit = np.where(told[:, None, None], normal / (size[:, :, None] * size[:, None, :]), np.eye(len(s)))
+    told &= np.linalg.cond(unit) < _MOST_CONDITION
+    inverse = np.linalg.inv(np.where(told[:, None, None], unit, np.eye(len(s))))
+    inverse = np.where(told[:, None, None], inverse / (size[:, :, None] * size[:, None, :]), np.nan)
+    return np.einsum("nkl,nl->kn", inverse, right), np.einsum("nkk->kn", inverse)
 
 
 def _sensitivity(
@@ -208,7 +259,7 @@ def _sensitivity(
     """Return what the predicted readings (B, R) change by per unit of a block's parameters."""
     held = home[key]
     size = float(np.abs(held).max(initial=0.0))
-    step = _DIFFERENCE * size if size > _DIFFERENCE else _VOLT_STEP
+    step = _DIFFERENCE * size if size > 100 * _VOLT_STEP else _VOLT_STEP
     home[key] = held + step
     try:
         return (predict() - base) / step

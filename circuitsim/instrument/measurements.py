@@ -30,7 +30,7 @@ _REPEATS = 12
 _CHANGE_REPEATS = 4
 _NOISE_SAMPLES = 32
 _BETAS = (100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
-_PARTS = (1.0, 0.1, 0.01)
+_PARTS = (1.0, 0.03)
 """Of the strength that the model allows, to try until the substrate settles."""
 _MOST_SWING = 0.25
 """Of the converter's range, that a nudge may move an output by."""
@@ -160,17 +160,17 @@ class _Bench:
         progress("correction")
         phases: PhaseReadings | None = None
         try:
-            self._program("random")
-            phases = self._phases(model, "random")
-        except (ConvergenceError, InstrumentError) as error:
-            self.notes.append(f"not measured with random conductances: {error.rule}")
-        self._program("own anew")
-        if phases is None:
-            # Random conductances may make loops oscillate. The network's own should not.
-            try:
-                phases = self._phases(model, "own anew")
-            except (ConvergenceError, InstrumentError) as error:
-                self.notes.append(f"correction not measured: {error.rule}")
+            # Random conductances tell most, but with them loops may have no operating point.
+            for name in ("random", "own anew"):
+                self._program(name)
+                beta = self._beta(model, name)
+                if beta is not None:
+                    phases = self._phases(name, beta)
+                    break
+        except InstrumentError as error:
+            self.notes.append(f"correction not measured: {error.rule}")
+        if self.programs[-1].name != "own anew":
+            self._program("own anew")
         free.append(self._free("own anew", self._random_inputs("anew")) if phases is None else phases.free)
         if phases is not None:
             noise = noise.model_copy(update={"change": phases.noise})
@@ -318,20 +318,13 @@ class _Bench:
         places = [k for k, node in enumerate(self.terminals.read) if int(node) not in still]
         return np.array(places or range(len(self.terminals.read)), dtype=np.int64)
 
-    def _phases(self, model: HostModel, name: str) -> PhaseReadings | None:
-        """Go through the corrected and the dyadic phase with a nudge that moves what can be moved.
-
-        The substrate must hold the program ``name``. Which strength that takes, the circuit as designed says.
-        """
-        if "corrected" not in self.limits.phases or not (self.netlist.banks or self.netlist.senses):
-            return None
+    def _phases(self, name: str, beta: float) -> PhaseReadings:
+        """Go through the corrected and the dyadic phase, after the program ``name``."""
         inputs = self._random_inputs("random")
-        model.crossbars = dict(self._pattern(name.split()[0]))
         targets = self._targets(len(inputs))
-        betas = self._betas(model, inputs, targets)
         failure: InstrumentError | None = None
-        for beta in betas:
-            nudge = self.cost.nudge(targets, beta)
+        for part in _PARTS:
+            nudge = self.cost.nudge(targets, part * beta)
             free = self._free(name, inputs)
             try:
                 corrected = self._relax(inputs, "corrected", nudge)
@@ -340,26 +333,31 @@ class _Bench:
                 failure = error
                 continue
             return PhaseReadings(
-                targets=targets,
-                beta=beta,
                 free=free,
+                targets=targets,
+                beta=part * beta,
                 corrected=corrected,
                 dyadic=dyadic,
-                noise=self._change_noise(inputs[:_NOISE_SAMPLES], targets[:_NOISE_SAMPLES], beta),
+                noise=self._change_noise(inputs[:_NOISE_SAMPLES], targets[:_NOISE_SAMPLES], part * beta),
             )
-        raise failure or InstrumentError("no strength of nudge settles", object=self.limits.identity)
+        assert failure is not None
+        raise failure
 
-    def _betas(self, model: HostModel, inputs: FloatArray, targets: FloatArray) -> list[float]:
-        """Return strengths to try: the largest that keeps amplifiers near where they are, and parts of it."""
+    def _beta(self, model: HostModel, name: str) -> float | None:
+        """Return the strongest nudge that leaves amplifiers near where they are, as the model has it.
+
+        None where there is no correction to measure, or the model has no operating point.
+        """
+        if "corrected" not in self.limits.phases or not (self.netlist.banks or self.netlist.senses):
+            return None
+        inputs = self._random_inputs("random")[:_NOISE_SAMPLES]
+        targets = self._targets(len(inputs))
+        model.crossbars = self._pattern(name.split()[0])
         adc = self.limits.adc
         most = _MOST_SWING * (adc.high - adc.low)
-        few = slice(0, 32)
-        found: list[float] = []
         for beta in (b for b in _BETAS if b <= self.limits.nudge.largest_beta):
-            if len(found) == 1:
-                break
             try:
-                d = np.abs(model.changed("corrected", inputs[few], targets[few], beta))
+                d = np.abs(model.changed("corrected", inputs, targets, beta))
             except ConvergenceError:
                 continue
             near = d[:, self.terminals.read].max() <= most
@@ -367,8 +365,8 @@ class _Bench:
                 room = np.where(np.isfinite(bank.saturation), bank.saturation, most)
                 near = near and bool(np.all(d[:, bank.control] * np.abs(bank.gain) <= room))
             if near:
-                found.append(beta)
-        return [part * beta for beta in found for part in _PARTS]
+                return beta
+        return None
 
     def _change_noise(self, inputs: FloatArray, targets: FloatArray, beta: float) -> Estimate:
         stack = []
