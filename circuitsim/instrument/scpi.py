@@ -196,7 +196,7 @@ class MessageReader:
         """Whether a message has begun and not ended."""
         return self._text > 0
 
-    def feed(self, data: bytes) -> list[Message]:
+    def feed(self, data: bytes | memoryview) -> list[Message]:
         """Take bytes; return the messages that they complete."""
         found: list[Message] = []
         view = memoryview(data)
@@ -252,7 +252,7 @@ class MessageReader:
             self._fault = fault
         self._pieces.clear()
 
-    def _more_head(self, data: bytes, place: int) -> int:
+    def _more_head(self, data: bytes | memoryview, place: int) -> int:
         """Take one byte of a block's head; return the place behind it."""
         assert self._head is not None
         head, byte = self._head, data[place]
@@ -316,7 +316,8 @@ def parsed(pieces: list[bytearray]) -> Message:
                     building.token(match.lastgroup or "", match.group())
         units += building.finished()
     except ScpiError as error:
-        units.append(error)
+        # It is kept: the frames that it came through need not be.
+        units.append(error.with_traceback(None))
     return tuple(units)
 
 

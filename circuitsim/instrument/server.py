@@ -27,8 +27,10 @@ _LARGE = 1 << 18
 """Bytes of blocks from which a command leaves the loop to others while it is done."""
 _CHUNK = 1 << 16
 """Bytes of responses that are gathered before they are sent."""
-_AHEAD = 64
-"""Messages of one client that wait before no more are read from it."""
+_PIECE = 1 << 14
+"""Bytes that are framed at a time: others get their turn, and messages that wait take little memory."""
+_AHEAD = 1 << 18
+"""Bytes of one client that wait to be framed before no more are received."""
 _TURN = 16
 """Messages that a session does before others get their turn for certain."""
 _FLUSH = 2.0
@@ -53,8 +55,9 @@ class ServerLimits:
     """How long a client may leave its responses unread."""
     connections: float = 200.0
     """New connections, of all clients together; twice as many in a burst."""
-    errors: float = 2000.0
-    """Refused commands of one client; beyond, its next message waits. Others are never slowed."""
+    errors: float = 200.0
+    """Refused commands of one client, five times as many in a burst: beyond, it is let go. No other
+    commands are counted, and none are slowed."""
 
     def framing(self, capabilities: Capabilities) -> FramingLimits:
         """Return the limits of messages to a substrate: of its largest block, and of all that are of use."""
@@ -77,18 +80,14 @@ class _TokenBucket:
     def __post_init__(self) -> None:
         self._tokens, self._at = self.size, time.monotonic()
 
-    def take(self) -> float:
-        """Take a token; return for how many seconds it was taken too early."""
+    def take(self) -> bool:
+        """Take a token; return whether there was one."""
         now = time.monotonic()
-        self._tokens = min(self.size, self._tokens + (now - self._at) * self.rate) - 1
+        self._tokens = min(self.size, self._tokens + (now - self._at) * self.rate)
         self._at = now
-        return max(0.0, -self._tokens / self.rate)
-
-    def try_take(self) -> bool:
-        """Take a token if there is one."""
-        if self.take() > 0:
-            self._tokens += 1
+        if self._tokens < 1:
             return False
+        self._tokens -= 1
         return True
 
 
@@ -149,9 +148,11 @@ class _Connection(asyncio.Protocol):
         self._server = server
         self._limits = server.limits
         self._reader = MessageReader(server.framing)
+        self._received: deque[memoryview] = deque()
+        """Bytes that have not been framed yet."""
+        self._behind = 0
+        """How many."""
         self._waiting: deque[Message] = deque()
-        self._held = 0
-        """Bytes of blocks in messages that wait."""
         self._arrived = asyncio.Event()
         self._writable = asyncio.Event()
         self._writable.set()
@@ -162,7 +163,7 @@ class _Connection(asyncio.Protocol):
         """When bytes came last."""
         self._timer: asyncio.TimerHandle | None = None
         self._drain: asyncio.TimerHandle | None = None
-        self._errors = _TokenBucket(server.limits.errors, server.limits.errors)
+        self._errors = _TokenBucket(server.limits.errors, 5 * server.limits.errors)
         self._refused = False
         self._eof = False
         """Whether the client has closed its side."""
@@ -189,7 +190,7 @@ class _Connection(asyncio.Protocol):
                 self._socket.setsockopt(level, option, 1)
         self._acknowledge_at_once()
         why = None
-        if not server.arrivals.try_take():
+        if not server.arrivals.take():
             why = f"more than {self._limits.connections:g} connections a second"
         elif len(server.connections) >= self._limits.clients:
             why = f"{self._limits.clients} clients are connected already"
@@ -210,22 +211,20 @@ class _Connection(asyncio.Protocol):
             return
         self._acknowledge_at_once()
         self._heard = time.monotonic()
-        messages = self._reader.feed(data)
-        if messages:
-            self._waiting += messages
-            self._held += sum(map(_size, messages))
-            self._arrived.set()
-            full = len(self._waiting) > _AHEAD or self._held > self._server.framing.message
-            if full and not self._paused:
-                self._paused = True
-                self.transport.pause_reading()
-        if self._reader.inside and self._timer is None:
+        self._received.append(memoryview(data))
+        self._behind += len(data)
+        self._arrived.set()
+        if self._behind > _AHEAD and not self._paused:
+            self._paused = True
+            self.transport.pause_reading()
+        if self._timer is None:
             self._watch_silence(self._limits.silence)
 
     def eof_received(self) -> bool:
         # A client may close its side once it has asked: what it asked is still answered.
         if not self._refused:
-            self._reason = "closed by the client" + (" within a message" if self._reader.inside else "")
+            inside = self._reader.inside or bool(self._received)
+            self._reason = f"closed by the client{' within a message' if inside else ''}"
             self._arrived.set()
             self._eof = True
         return not self._refused
@@ -272,11 +271,12 @@ class _Connection(asyncio.Protocol):
 
     def _silent(self) -> None:
         self._timer = None
-        if not self._reader.inside:
-            return
         left = self._limits.silence - (time.monotonic() - self._heard)
-        if self._paused:
+        if self._received or self._waiting or self._busy:
+            # It is not the client that is late.
             left = self._limits.silence
+        elif not self._reader.inside:
+            return
         if left > 0:
             self._watch_silence(left)
             return
@@ -296,12 +296,13 @@ class _Connection(asyncio.Protocol):
         self.transport.abort()
 
     def _end(self, error: ScpiError) -> None:
-        """Say why, and close."""
+        """Say why, and close: what has not been done is left."""
         self._reason = error.entry
+        self._received.clear()
+        self._waiting.clear()
         self.transport.write(f"{error.entry}\n".encode())
         self.transport.close()
-        if not self._busy:
-            self.task.cancel()
+        self._arrived.set()
 
     def stop(self) -> None:
         """End when the command at hand is done."""
@@ -315,23 +316,34 @@ class _Connection(asyncio.Protocol):
         try:
             while not self._server.stopping and not self.transport.is_closing():
                 if not self._waiting:
+                    if self._received:
+                        self._frame()
+                        continue
                     if self._eof:
                         break
                     self._arrived.clear()
                     await self._arrived.wait()
                     continue
                 message = self._waiting.popleft()
-                self._held -= _size(message)
-                if self._paused and len(self._waiting) <= _AHEAD // 2:
-                    self._paused = False
-                    self._heard = time.monotonic()
-                    self.transport.resume_reading()
                 await self._respond(message)
                 self._done += 1
                 if self._done % _TURN == 0:
                     await asyncio.sleep(0)
         finally:
             self.transport.close()
+
+    def _frame(self) -> None:
+        """Make messages of some of what was received."""
+        data = self._received.popleft()
+        if len(data) > _PIECE:
+            self._received.appendleft(data[_PIECE:])
+            data = data[:_PIECE]
+        self._behind -= len(data)
+        self._waiting += self._reader.feed(data)
+        if self._paused and self._behind <= _AHEAD // 2:
+            self._paused = False
+            self._heard = time.monotonic()
+            self.transport.resume_reading()
 
     async def _respond(self, message: Message) -> None:
         """Do the commands of one message; send their responses on one line."""
@@ -344,9 +356,10 @@ class _Connection(asyncio.Protocol):
                 if not answered:
                     return
                 break
+            if isinstance(unit, ScpiError):
+                self._note(unit)
+                break
             try:
-                if isinstance(unit, ScpiError):
-                    raise unit
                 command, path = self._server.tree.find(unit.header, path)
                 if failed and not command.always:
                     continue
@@ -354,7 +367,7 @@ class _Connection(asyncio.Protocol):
                 response = await self._run(command, unit)
             except ScpiError as error:
                 failed = True
-                await self._note(error)
+                self._note(error)
                 continue
             if response is None:
                 continue
@@ -391,12 +404,11 @@ class _Connection(asyncio.Protocol):
             raise ScpiError(-310, f"{type(error).__name__} in {command.header}") from error
         return response.encode("ascii") if isinstance(response, str) else response
 
-    async def _note(self, error: ScpiError) -> None:
+    def _note(self, error: ScpiError) -> None:
         self.session.refused(error)
         self._wrong += 1
-        early = self._errors.take()
-        if early > 0:
-            await asyncio.sleep(early)
+        if not self._errors.take() and not self.transport.is_closing():
+            self._end(ScpiError(-310, f"more than {self._limits.errors:g} errors a second"))
 
     async def _send(self, data: bytearray) -> None:
         self.transport.write(data)
@@ -458,10 +470,6 @@ def _not_served(error: OSError, host: str, port: int) -> InstrumentError:
     why = (error.strerror or str(error)).lower()
     remedy = "Give an address of this machine: 127.0.0.1, or 0.0.0.0 for all."
     return InstrumentError(f"cannot be served: {why}", field="--host", value=where, remedy=remedy)
-
-
-def _size(message: Message) -> int:
-    return sum(unit.size for unit in message if isinstance(unit, Unit))
 
 
 def _complain(text: str) -> None:
