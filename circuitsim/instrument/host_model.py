@@ -25,6 +25,9 @@ _ROUNDS = 12
 _TOLERANCE = 1e-5
 _LONGEST_STEP = 0.3
 _MOST_HALVINGS = 4
+_PRIOR = 0.2
+"""Spread, relative, of what is expected before anything is read: far beyond what can be told well. What
+cannot be told stays near where it was, and the model with it."""
 _MOST_CONDITION = 1e6
 """Of a normal matrix of unit diagonal, beyond which readings do not tell its parameters apart."""
 
@@ -145,6 +148,7 @@ def fit_parameters(
         Why there was no fit, or None.
     """
     before = [p.value.copy() for p in parameters]
+    first = {id(p): value for p, value in zip(parameters, before, strict=True)}
     groups = _sharing(parameters)
     try:
         base = predict()
@@ -153,7 +157,12 @@ def fit_parameters(
             steps: list[tuple[ModelParameters, FloatArray]] = []
             for group in groups:
                 s, w = _sensitivities(group, predict, base), weight[:, group[0].probe]
-                moves, _ = _projected(s, w, (read - base)[:, group[0].probe])
+                r = (read - base)[:, group[0].probe]
+                variance = (w * r**2).sum(axis=0) / np.maximum(w.sum(axis=0) - len(group), 1.0)
+                start = np.stack([first[id(p)] for p in group])
+                trust = variance / (_PRIOR * np.abs(start)) ** 2
+                away = np.stack([p.value for p in group]) - start
+                moves, _ = _projected(s, w, r, trust, away)
                 for p, move in zip(group, moves, strict=True):
                     most = _LONGEST_STEP * np.abs(p.value)
                     steps.append((p, np.clip(np.nan_to_num(move), -most, most)))
@@ -234,15 +243,25 @@ def _sensitivities(
     return np.stack([_sensitivity(p.home, p.key, predict, base)[:, p.probe] for p in group])
 
 
-def _projected(s: FloatArray, w: FloatArray, r: FloatArray) -> tuple[FloatArray, FloatArray]:
+def _projected(
+    s: FloatArray,
+    w: FloatArray,
+    r: FloatArray,
+    trust: FloatArray | float = 0.0,
+    away: FloatArray | float = 0.0,
+) -> tuple[FloatArray, FloatArray]:
     """Solve least squares of n amplifiers: residuals r (B, n) for K parameters of sensitivities s (K, B, n).
+
+    ``trust`` (K, n), the variance of a residual over that of the parameter before anything was read, pulls
+    parameters that are ``away`` (K, n) from where they were expected back there, as far as readings let it.
 
     Returns:
         The parameters' steps (K, n), and the diagonals (K, n) of the inverse normal matrices; NaN where the
         readings do not tell the parameters apart.
     """
-    normal = np.einsum("kbn,bn,lbn->nkl", s, w, s)
-    right = np.einsum("kbn,bn,bn->nk", s, w, r)
+    prior = np.broadcast_to(trust, s.shape[::2]).T
+    normal = np.einsum("kbn,bn,lbn->nkl", s, w, s) + prior[:, :, None] * np.eye(len(s))
+    right = np.einsum("kbn,bn,bn->nk", s, w, r) - prior * np.broadcast_to(away, s.shape[::2]).T
     size = np.sqrt(np.einsum("nkk->nk", normal))
     told = size.min(axis=1) > 0
     size = np.where(told[:, None], size, 1.0)

@@ -29,7 +29,7 @@ _REPEATS = 12
 """Of one free phase, for the noise of reading."""
 _CHANGE_REPEATS = 4
 _NOISE_SAMPLES = 32
-_BETAS = (100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
+_BETAS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 _PARTS = (1.0, 0.03)
 """Of the strength that the model allows, to try until the substrate settles."""
 _MOST_SWING = 0.25
@@ -355,18 +355,21 @@ class _Bench:
         model.crossbars = self._pattern(name.split()[0])
         adc = self.limits.adc
         most = _MOST_SWING * (adc.high - adc.low)
+        found: float | None = None
+        # Upwards: a nudge that is far too strong may have no operating point, and that takes long to find out.
         for beta in (b for b in _BETAS if b <= self.limits.nudge.largest_beta):
             try:
                 d = np.abs(model.changed("corrected", inputs, targets, beta))
             except ConvergenceError:
-                continue
+                break
             near = d[:, self.terminals.read].max() <= most
             for bank in self.netlist.banks:
                 room = np.where(np.isfinite(bank.saturation), bank.saturation, most)
                 near = near and bool(np.all(d[:, bank.control] * np.abs(bank.gain) <= room))
-            if near:
-                return beta
-        return None
+            if not near:
+                break
+            found = beta
+        return found
 
     def _change_noise(self, inputs: FloatArray, targets: FloatArray, beta: float) -> Estimate:
         stack = []
