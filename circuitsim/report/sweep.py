@@ -1,4 +1,4 @@
-"""Figures of a sweep: accuracy and gradient cosine against an axis; every die, mean and spread."""
+"""Figures of a sweep: accuracy, gradient cosine and error against an axis; every die, mean and spread."""
 
 from __future__ import annotations
 
@@ -30,6 +30,22 @@ _MOST_POINTS = 20_000
 """Dies that are drawn one by one, in all panels together."""
 
 
+@dataclass(frozen=True)
+class _Law:
+    """How an error is expected to go along an axis: as its power ``slope``."""
+
+    word: str
+    slope: float
+
+
+_LAWS = {
+    "averaging": (_Law("1 / √n", -0.5),),
+    "beta": (_Law("1 / β", -1.0), _Law("β²", 2.0)),
+}
+"""Of errors of the gradient, by the last word of an axis: noise that averages out; steps and noise below which
+a change drowns, and curvature."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Quantity:
     """What is drawn upwards."""
@@ -42,6 +58,9 @@ class _Quantity:
     before: str = ""
     near_one: bool = False
     """Whether the distance from 1 matters: it is then drawn too, below."""
+    logarithmic: bool = False
+    laws: bool = False
+    """Whether expected laws are drawn as guides."""
 
     def said(self, value: float) -> str:
         if self.near_one and 0 < 1 - value < 5e-4:
@@ -52,6 +71,8 @@ class _Quantity:
         """Return the lowest and highest value to leave room for, the same in all panels."""
         values = self.values[np.isfinite(self.values)]
         low, high = float(values.min()), float(values.max())
+        if self.logarithmic:
+            return 0.5 * max(low, FLOOR), 2 * max(high, FLOOR)
         if self.near_one:
             low, high = min(low, 0.98), 1.0
         margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
@@ -67,7 +88,8 @@ class _Panel:
 
 
 def build_sweep_figures(table: Table) -> dict[str, Figure]:
-    """Return the figures that a sweep has data for: ``accuracy`` (or ``error``) and ``cosine``."""
+    """Return the figures that a sweep has data for: ``accuracy`` (or ``error``), ``cosine``, and of gradients
+    before training ``gradient-error``."""
     found = _with_series(table, die_results(table))
     figures: dict[str, Figure] = {}
     with styled():
@@ -93,6 +115,18 @@ def build_sweep_figures(table: Table) -> dict[str, Figure]:
                 near_one=True,
             )
             figures["cosine"] = _figure(table, found, quantity)
+        if not trained and (found.relative_error > 0).any():
+            quantity = _Quantity(
+                values=np.where(found.relative_error > 0, found.relative_error, np.nan),
+                label="relative error of the gradient",
+                digits=".2g",
+                unit="",
+                more_is_better=False,
+                before="gradient error ",
+                logarithmic=True,
+                laws=True,
+            )
+            figures["gradient-error"] = _figure(table, found, quantity)
     return figures
 
 
@@ -127,7 +161,11 @@ def _figure(table: Table, found: DieResults, quantity: _Quantity) -> Figure:
             continue
         panel = panels[place]
         top = drawn[0]
+        if quantity.logarithmic:
+            top.set_yscale("log")
         _draw(top, table, found, quantity.values, x, panel.rows)
+        if quantity.laws:
+            _guide(top, table, found, quantity.values, x, panel.rows)
         top.set_title(textwrap.fill(panel.title, 80 // columns))
         top.set_ylim(*quantity.limits())
         if distance:
@@ -273,11 +311,49 @@ def _draw(
         axes.grid(visible=False, axis="x")
 
 
+def _guide(
+    axes: Axes,
+    table: Table,
+    found: DieResults,
+    values: NDArray[np.float64],
+    x: str,
+    rows: NDArray[np.int64],
+) -> None:
+    """Draw the laws that are expected along x: a falling one from the first series' start, a rising one up to
+    the lowest end."""
+    laws = _LAWS.get(x.split(".")[-1], ())
+    rows = rows[np.isfinite(values[rows])]
+    if not laws or not len(rows) or not table.header["axes"][x] or _scattered(table, x):
+        return
+    at = np.unique(found.axes[x][rows].astype(np.float64))
+    if len(at) < 3 or at[0] <= 0:
+        return
+    for law in laws:
+        end = at[0] if law.slope < 0 else at[-1]
+        here = rows[found.axes[x][rows] == end]
+        names = list(dict.fromkeys(found.estimator[here].tolist()))
+        heights = [float(values[here][found.estimator[here] == name].mean()) for name in names]
+        height = heights[0] if law.slope < 0 else min(heights)
+        axes.plot(
+            at,
+            height * (at / end) ** law.slope,
+            color=FAINT,
+            linewidth=1.1,
+            linestyle=(0, (2, 2)) if law.slope < 0 else (0, (6, 2)),
+            zorder=1,
+            label=f"∝ {law.word}",
+        )
+
+
 def _scale(axes: Axes, ticks: NDArray[np.float64]) -> None:
     positive = ticks[ticks > 0]
     if not len(positive) or (ticks < 0).any() or positive.max() < _DECADES * positive.min():
         return
-    if len(positive) == len(ticks):
+    if len(positive) == len(ticks) and (np.log2(ticks) % 1 == 0).all():
+        axes.set_xscale("log", base=2)
+        shown = np.unique(ticks)
+        axes.set_xticks(shown, [f"{tick:g}" for tick in shown], minor=False)
+    elif len(positive) == len(ticks):
         axes.set_xscale("log")
     else:
         axes.set_xscale("symlog", linthresh=float(positive.min()))
