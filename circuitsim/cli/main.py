@@ -8,8 +8,8 @@ import sys
 
 import typer
 
-from circuitsim.cli import compile as compile_command
 from circuitsim.cli import (
+    calibrate,
     crosscheck,
     devices,
     fit,
@@ -24,6 +24,7 @@ from circuitsim.cli import (
     train,
     tran,
 )
+from circuitsim.cli import compile as compile_command
 from circuitsim.errors import CircuitsimError
 
 __all__ = ["app", "main"]
@@ -49,6 +50,7 @@ for _name, _command, _summary in (
     ("train", train.command, "An experiment: train, record, draw."),
     ("sweep", sweep.command, "An experiment over grids or random designs, on many dies."),
     ("serve", serve.command, "A die as an instrument: SCPI over a socket."),
+    ("calibrate", calibrate.command, "What a substrate is, from its readings alone."),
     ("fit", fit.command, "A device card from measured devices."),
     ("show", show.command, "A record as tables and figures."),
     ("runs", runs.command, "The records of a folder."),
