@@ -25,6 +25,8 @@ __all__ = ["ServerLimits", "serve_die"]
 
 _LARGE = 1 << 18
 """Bytes of blocks from which a command leaves the loop to others while it is done."""
+_CLOSED = (7, 8)
+"""States of a TCP connection on Linux whose other side is closed: CLOSE, CLOSE_WAIT."""
 _CHUNK = 1 << 16
 """Bytes of responses that are gathered before they are sent."""
 _PIECE = 1 << 14
@@ -45,6 +47,7 @@ class ServerLimits:
     """What a server takes of its clients. Times in s, sizes in bytes, rates per s."""
 
     clients: int = 16
+    """One that has closed its side may still have commands done, but gives its place up to another."""
     line: int = 1 << 16
     """Of one message, without its blocks."""
     block: int = 64 * _MEBIBYTE
@@ -109,6 +112,15 @@ class _Server:
     async def on_die(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call a function in the die's thread, when its turn comes."""
         return await asyncio.get_running_loop().run_in_executor(self.worker, function, *arguments)
+
+    def make_room(self) -> bool:
+        """Let go of a connection whose client has gone, if there is one."""
+        for connection in self.connections:
+            if connection.left:
+                connection.drop("its client had gone, and another needed the place")
+                self.connections.discard(connection)
+                return True
+        return False
 
     async def save_changes(self, every: float) -> None:
         """Write the state file now and then, where there is something new to write."""
@@ -192,7 +204,7 @@ class _Connection(asyncio.Protocol):
         why = None
         if not server.arrivals.take():
             why = f"more than {self._limits.connections:g} connections a second"
-        elif len(server.connections) >= self._limits.clients:
+        elif len(server.connections) >= self._limits.clients and not server.make_room():
             why = f"{self._limits.clients} clients are connected already"
         if why is not None or server.stopping:
             self._refused = True
@@ -292,8 +304,7 @@ class _Connection(asyncio.Protocol):
             self._watch_unread(size)
             return
         self._drain = None
-        self._reason = f"left its responses unread for {self._limits.unread:g} s"
-        self.transport.abort()
+        self.drop(f"left its responses unread for {self._limits.unread:g} s")
 
     def _end(self, error: ScpiError) -> None:
         """Say why, and close: what has not been done is left."""
@@ -303,6 +314,23 @@ class _Connection(asyncio.Protocol):
         self.transport.write(f"{error.entry}\n".encode())
         self.transport.close()
         self._arrived.set()
+
+    @property
+    def left(self) -> bool:
+        """Whether the client has closed its side, be there bytes before that or not."""
+        if self._eof or not hasattr(socket, "TCP_INFO") or sys.platform != "linux":
+            return self._eof
+        try:
+            return self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] in _CLOSED
+        except OSError:
+            return True
+
+    def drop(self, reason: str) -> None:
+        """Close at once: what has not been done is left."""
+        self._reason = reason
+        self._received.clear()
+        self._waiting.clear()
+        self.transport.abort()
 
     def stop(self) -> None:
         """End when the command at hand is done."""

@@ -57,7 +57,7 @@ def main() -> int:
         folder = Path(name)
         circuit, state = folder / "tiny.yaml", folder / "die.npz"
         circuit.write_text(TINY)
-        options = ("--seed", 3, "--state", state, "--timeout", 2, "--save-every", 3600)
+        options = ("--seed", 3, "--state", state, "--timeout", 2, "--save-every", 3600, "-v")
         with serving(circuit, *options, errors=folder / "errors") as served:
             with served.client() as owner:
                 _prepare(owner)
@@ -82,8 +82,12 @@ def main() -> int:
             code = served.stop(signal.SIGTERM)
         if code:
             broken.append(f"the server ended with {code}")
-        if said:
-            broken.append(f"the server complained:\n{said}")
+        complaints = [line for line in said.splitlines() if line.startswith(("serve: ", "Traceback"))]
+        if complaints:
+            broken.append(f"the server complained: {complaints[:5]}")
+        ended = re.findall(r"gone after (\d+) messages, (\d+) errors", said)
+        messages, errors = (sum(map(int, column)) for column in zip(*ended, strict=True))
+        print(f"the server saw {messages} messages of {len(ended)} clients, and refused {errors} commands")
     print(f"memory {memory:.1f} MiB before, {first:.1f} after the first round, {second:.1f} after the second")
     print(f"a later client connects and has its answer in {waited:.1f} ms")
     if second - memory > 16:
@@ -186,8 +190,8 @@ def _abuse(served: Served, seed: str, count: int, outcomes: Counter[str], broken
 
 def _connect(served: Served, over: threading.Event, outcomes: Counter[str], broken: list[str]) -> None:
     """Connect 50 times a second; every tenth asks something, and must be answered."""
-    number = 0
-    while not over.wait(0.02):
+    number, begin = 0, time.monotonic()
+    while not over.wait(max(0.0, begin + number / 50 - time.monotonic())):
         number += 1
         try:
             with served.client(timeout=30.0) as client:

@@ -560,6 +560,31 @@ def test_one_client_too_many_is_told_so_and_a_place_that_is_left_is_free() -> No
             client.close()
 
 
+def test_a_client_that_has_gone_gives_its_place_up_whatever_it_had_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    substrate, gate, begun = tiny(), threading.Event(), [0]
+    relax = substrate.relax
+
+    def slow(*arguments: Any) -> Any:
+        begun[0] += 1
+        assert gate.wait(30)
+        return relax(*arguments)
+
+    monkeypatch.setattr(substrate, "relax", slow)
+    with here(ServedDie(substrate=substrate), ServerLimits(clients=1)) as server:
+        with server.client() as gone:
+            gone.write("INP:VOLT ", INPUTS)
+            # More than is received ahead: the end of the connection is behind what is not read yet.
+            gone.send(b"INIT FREE\n" * 35_000)
+            assert eventually(lambda: begun[0] == 1)
+        with server.client() as later:
+            assert later.query("*OPC?") == "1"
+            gate.set()
+            assert later.query("SYST:ERR:COUN?") == "0"
+        assert begun[0] == 1
+
+
 def test_too_many_connections_a_second_are_refused_and_later_ones_served() -> None:
     with here(ServedDie(substrate=tiny()), ServerLimits(connections=5, clients=100)) as server:
         clients = [server.client() for _ in range(30)]
