@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import ipaddress
 import json
@@ -80,12 +79,18 @@ def command(
     if resumed:
         kept = ", ".join(map(str, sorted(served.registers))) or "none"
         remark(f"resumed from {state}; registers: {kept}")
-    # What has to be compiled is compiled now, not while a client waits.
-    served.warm_up()
+    import asyncio
+
     from circuitsim.instrument.server import ServerLimits
 
     limits = ServerLimits(clients=clients, silence=timeout, unread=timeout)
-    asyncio.run(_serve(served, bench, host, port, limits, save_every, verbose))
+    try:
+        # What has to be compiled is compiled now, not while a client waits.
+        served.warm_up()
+        asyncio.run(_serve(served, bench, host, port, limits, save_every, verbose))
+    finally:
+        if served.state_file is not None:
+            served.state_file.release()
 
 
 async def _serve(
@@ -97,6 +102,8 @@ async def _serve(
     save_every: float,
     verbose: bool,
 ) -> None:
+    import asyncio
+
     from circuitsim.instrument.server import serve_die
 
     stop, loop = asyncio.Event(), asyncio.get_running_loop()

@@ -10,9 +10,14 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import IO, Any, TypeAlias
 
 import numpy as np
+
+try:
+    import fcntl
+except ImportError:  # pragma: no cover - not every system has it
+    fcntl = None  # type: ignore[assignment]
 
 from circuitsim.errors import InstrumentError
 from circuitsim.netlist.tables import FloatArray
@@ -36,15 +41,18 @@ class SavedDie:
     registers: Mapping[int, Snapshot] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class StateFile:
     """A file (NumPy's .npz, without pickled objects) that keeps a die between two runs of its server.
 
-    ``identity`` says by name and value what makes it this die: circuit, card, seed.
+    ``identity`` says by name and value what makes it this die: circuit, card, seed. From the first reading or
+    writing to `release` no other process can have it.
     """
 
     path: Path
     identity: Mapping[str, str]
+    _claimed: IO[bytes] | None = None
+    """The file as it was last written or read, locked while it is open."""
 
     def write(self, saved: SavedDie) -> None:
         """Replace the file in one step: whatever interrupts it leaves the old one or the new one.
@@ -58,11 +66,19 @@ class StateFile:
         for number, snapshot in saved.registers.items():
             arrays |= {f"{_REGISTER} {number}/{key}": array for key, array in snapshot.items()}
         beside = self.path.with_name(f"{self.path.name}.new")
-        with beside.open("wb") as file:
+        file = beside.open("wb")
+        try:
             np.savez(file, allow_pickle=False, **arrays)
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(self.path)
+            # The new file is locked before it takes the place of the old one.
+            self._lock(file)
+            beside.replace(self.path)
+        except BaseException:
+            file.close()
+            raise
+        self.release()
+        self._claimed = file
         with contextlib.suppress(OSError):
             # Not every system can make sure of a folder.
             folder = os.open(self.path.parent, os.O_RDONLY)
@@ -75,8 +91,16 @@ class StateFile:
         """Return what was saved; None where there is no file yet.
 
         Raises:
-            InstrumentError: it is no such file, or that of another die.
+            InstrumentError: it is no such file, that of another die, or another server has it.
         """
+        self._claim()
+        try:
+            return self._read()
+        except InstrumentError:
+            self.release()
+            raise
+
+    def _read(self) -> SavedDie | None:
         try:
             with self.path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 header = json.loads(archive[_HEADER].tobytes())
@@ -117,6 +141,34 @@ class StateFile:
             present=_part(arrays, _PRESENT),
             registers={number: _part(arrays, f"{_REGISTER} {number}") for number in numbers},
         )
+
+    def release(self) -> None:
+        """Let others have the file."""
+        if self._claimed is not None:
+            self._claimed.close()
+            self._claimed = None
+
+    def _claim(self) -> None:
+        if self._claimed is not None:
+            return
+        # What cannot be opened is for who reads it to say.
+        with contextlib.suppress(OSError):
+            file = self.path.open("rb")
+            try:
+                self._lock(file)
+            except BlockingIOError:
+                file.close()
+                raise InstrumentError(
+                    "is kept by another server that runs",
+                    file=self.path,
+                    remedy="Stop that one, or give another file.",
+                ) from None
+            self._claimed = file
+
+    @staticmethod
+    def _lock(file: IO[bytes]) -> None:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _part(arrays: Mapping[str, FloatArray], name: str) -> Snapshot:

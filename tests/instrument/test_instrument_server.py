@@ -665,8 +665,14 @@ def test_a_state_file_comes_back_and_belongs_to_one_die(tmp_path: Path) -> None:
     assert sorted(back.registers) == [0, 3]
     assert np.array_equal(back.registers[3]["x"], np.eye(2))
     other = StateFile(path=file.path, identity=IDENTITY | {"die": "4"})
+    for _ in range(2):
+        with pytest.raises(InstrumentError, match=r"die\.npz: is kept by another server that runs"):
+            other.read()
+        file.write(saved)
+    file.release()
     with pytest.raises(InstrumentError, match=r"die\.npz: die: is the state of another die: here it is 4 "):
         other.read()
+    other.release()
 
 
 def test_what_is_no_state_file_or_not_whole_is_one_error(tmp_path: Path) -> None:
@@ -684,6 +690,7 @@ def test_what_is_no_state_file_or_not_whole_is_one_error(tmp_path: Path) -> None
     np.savez(file.path, header=np.array([{"a": 1}], dtype=object))
     with pytest.raises(InstrumentError, match="not the state of a served die"):
         file.read()
+    file.release()
 
 
 def test_a_state_file_that_cannot_be_written_keeps_the_old_one_and_is_an_error(
@@ -711,6 +718,7 @@ def test_a_state_file_that_cannot_be_written_keeps_the_old_one_and_is_an_error(
     back = file.read()
     assert back is not None
     assert list(back.registers) == [2]
+    file.release()
 
 
 def test_changes_are_saved_now_and_then_without_being_asked(tmp_path: Path) -> None:
@@ -729,13 +737,14 @@ def test_changes_are_saved_now_and_then_without_being_asked(tmp_path: Path) -> N
     assert again.resume()
     assert digest(again) == digest(die)
     assert again.substrate.presentations == 1
+    file.release()
 
 
 # ------------------------------------------------------------------------------ the command line
 
 
 def test_a_killed_server_resumes_with_its_registers_and_a_stopped_one_with_everything(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     circuit, state, errors = tmp_path / "tiny.yaml", tmp_path / "die.npz", tmp_path / "errors"
     circuit.write_text(TINY)
@@ -758,6 +767,9 @@ def test_a_killed_server_resumes_with_its_registers_and_a_stopped_one_with_every
     with serving(circuit, *options, errors=errors) as served, served.client() as client:
         assert "resumed from" in served.said()
         assert "registers: 1" in served.said()
+        code, error = run(monkeypatch, capsys, circuit, *options)
+        assert code == 2
+        assert "is kept by another server that runs" in error
         client.write("INP:VOLT ", INPUTS)
         assert client.query("*RCL 1;:STAT:PRES?") == "1"
         assert np.array_equal(client.floats("READ? FREE"), after)
