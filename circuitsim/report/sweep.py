@@ -42,7 +42,7 @@ _LAWS = {
     "averaging": (_Law("1 / √n", -0.5),),
     "beta": (_Law("1 / β", -1.0), _Law("β²", 2.0)),
 }
-"""Of errors of the gradient, by the last word of an axis: noise that averages out; steps and noise below which
+"""Of errors of the gradient, by the last word of an axis: noise that averages out; steps and noise in which
 a change drowns, and curvature."""
 
 
