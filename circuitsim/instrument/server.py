@@ -11,7 +11,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,9 @@ __all__ = ["ServerLimits", "serve_die"]
 
 _LARGE = 1 << 18
 """Bytes of blocks from which a command leaves the loop to others while it is done."""
+_QUICK = 0.01
+"""Seconds that a command may take on the loop, where nobody else waits: a change of thread costs more than it
+is worth then, the more so on a busy machine."""
 _CLOSED = (7, 8)
 """States of a TCP connection on Linux whose other side is closed: CLOSE, CLOSE_WAIT."""
 _CHUNK = 1 << 16
@@ -105,13 +108,30 @@ class _Server:
         self.tree = CommandTree(COMMANDS)
         # The die is one piece of hardware: one thread, first come first served.
         self.worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="die")
+        self._jobs: list[Future[Any]] = []
+        self._took: dict[str, tuple[int, float]] = {}
+        """Of each command that took the die: how much it did when last done, and in how many seconds."""
         self.connections: set[_Connection] = set()
         self.arrivals = _TokenBucket(limits.connections, 2 * limits.connections)
         self.stopping = False
 
     async def on_die(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call a function in the die's thread, when its turn comes."""
-        return await asyncio.get_running_loop().run_in_executor(self.worker, function, *arguments)
+        job = self.worker.submit(function, *arguments)
+        self._jobs = [each for each in self._jobs if not each.done()]
+        self._jobs.append(job)
+        return await asyncio.wrap_future(job)
+
+    def quick(self, command: Command, work: int) -> bool:
+        """Whether a command may be done on the loop: nobody else waits, and it should take no time."""
+        if len(self.connections) > 1 or not all(job.done() for job in self._jobs):
+            return False
+        before, seconds = self._took.get(command.header, (1, _QUICK))
+        return seconds * max(1.0, work / before) < _QUICK
+
+    def took(self, command: Command, work: int, seconds: float) -> None:
+        """Note how long a command took."""
+        self._took[command.header] = (work, seconds)
 
     def make_room(self) -> bool:
         """Let go of a connection whose client has gone, if there is one."""
@@ -416,14 +436,10 @@ class _Connection(asyncio.Protocol):
         if command.guarded and die.owner is not None and die.owner is not self.session:
             raise ScpiError(-203, f"the die is locked by {die.owner.name}")
         try:
-            if command.die or unit.size > _LARGE:
-                self._busy = True
-                try:
-                    response = await self._server.on_die(command.run, self.session, unit.parameters)
-                finally:
-                    self._busy = False
-            else:
+            if not command.die and unit.size <= _LARGE:
                 response = command.run(self.session, unit.parameters)
+            else:
+                response = await self._run_on_die(command, unit)
         except (ScpiError, asyncio.CancelledError):
             raise
         except Exception as error:
@@ -431,6 +447,21 @@ class _Connection(asyncio.Protocol):
             _complain(f"{command.header} failed:\n{''.join(traceback.format_exception(error))}")
             raise ScpiError(-310, f"{type(error).__name__} in {command.header}") from error
         return response.encode("ascii") if isinstance(response, str) else response
+
+    async def _run_on_die(self, command: Command, unit: Unit) -> str | bytes | None:
+        server, inputs = self._server, self.session.inputs
+        work = max(1, unit.size // 8, 0 if inputs is None else inputs.size * self.session.average)
+        begin = time.perf_counter()
+        if server.quick(command, work):
+            response = command.run(self.session, unit.parameters)
+        else:
+            self._busy = True
+            try:
+                response = await server.on_die(command.run, self.session, unit.parameters)
+            finally:
+                self._busy = False
+        server.took(command, work, time.perf_counter() - begin)
+        return response
 
     def _note(self, error: ScpiError) -> None:
         self.session.refused(error)
