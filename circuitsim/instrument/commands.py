@@ -133,9 +133,11 @@ FORMat:BORDer says otherwise. Names are in quotes. With a lock, others are refus
 
 
 def _identity(session: Session, _: Parameters) -> str:
-    # A deck's title may hold anything; what comes back is one line, and not taken for several responses.
-    text = session.die.substrate.capabilities.identity
-    return " ".join(text.replace(";", " ").encode("ascii", "replace").decode("ascii").split())
+    # A deck's title may hold anything; what comes back is one line of four fields, and one response.
+    text = session.die.substrate.capabilities.identity.replace(";", " ")
+    fields = text.encode("ascii", "replace").decode("ascii").split(",")
+    model = " ".join(fields[1:-2])
+    return ",".join(" ".join(field.split()) for field in (fields[0], model, *fields[-2:]))
 
 
 def _reset(session: Session, _: Parameters) -> None:

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +148,14 @@ def test_it_says_what_it_is(shared: Here, client: Client) -> None:
     assert client.query("SYSTem:VERSion?;*OPC?;*TST?") == "1999.0;1;0"
     client.write("HELP?")
     assert client.block().decode() == help_text()
+
+
+def test_a_title_with_separators_stays_one_field_of_the_identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    substrate = tiny()
+    title = 'circuitsim,a; b,\n"µ",3,0.1.0'
+    monkeypatch.setattr(substrate, "capabilities", replace(substrate.capabilities, identity=title))
+    with here(ServedDie(substrate=substrate)) as server, server.client() as client:
+        assert client.query("*IDN?;*OPC?") == 'circuitsim,a b "?",3,0.1.0;1'
 
 
 def test_it_describes_itself_so_that_a_host_can_compile_the_same_circuit(
