@@ -22,6 +22,8 @@ _REACHED = 0.4
 """Of its nominal saturation, that an output must come to before the saturation can be told."""
 _WORST = 0.2
 """Relative standard error from which a saturation counts as not measured."""
+_FARTHEST = 5.0
+"""How many times its nominal value, or what part of it, a saturation may be."""
 _STEPS = 60
 
 
@@ -109,7 +111,7 @@ def fit_amplifiers(
         own = 1 + outputs * slope**2
         shift = ((x - xi) + slope * (both - outputs * moved)) / own
         trial_theta, trial_xi = theta + step.T, xi + np.where(good, shift, 0.0)
-        trial_theta[2] = np.maximum(trial_theta[2], 1e-3)
+        trial_theta[2] = np.clip(trial_theta[2], 1 / _FARTHEST, _FARTHEST)
         trial = cost(trial_theta, trial_xi)
         better = trial <= now
         theta = np.where(better, trial_theta, theta)
@@ -124,7 +126,8 @@ def fit_amplifiers(
     variance = float(now.sum() / freedom.sum())
     inverse = _inverse(h, fitted.T)
     error = np.sqrt(variance * np.maximum(np.einsum("naa->na", inverse), 0.0)).T
-    error = np.where(fitted, error, np.nan)
+    # What moves nothing is not told at all.
+    error = np.where(fitted & (np.einsum("naa->an", h) > 0), error, np.nan)
     size = np.where(linear, seen, saturation * theta[2])
     common = rounding / np.maximum(size, 1e-300)
     error[0] = np.hypot(error[0], 2 * common)

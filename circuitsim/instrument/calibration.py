@@ -249,8 +249,16 @@ class Calibration(Spec):
         """Refuse a netlist that this is no calibration of.
 
         Raises:
-            SpecError: naming the bank, virtual ground or crossbar that differs.
+            SpecError: naming the circuit, or the bank, virtual ground or crossbar that differs.
         """
+        if self.circuit != netlist.title:
+            raise SpecError(
+                f"was measured on another circuit than {netlist.title}",
+                file=file,
+                field="circuit",
+                value=self.circuit,
+                remedy="Calibrate this network's die.",
+            )
         there = {bank.name: len(bank.control) for bank in netlist.banks}
         senses = {sense.name: len(sense.bit) for sense in netlist.senses}
         shapes = {crossbar.name: crossbar.shape for crossbar in netlist.crossbars}

@@ -19,7 +19,7 @@ from circuitsim.instrument.calibration import Estimate, NoiseCalibration, rounde
 from circuitsim.instrument.device_calibration import DeviceReadings
 from circuitsim.instrument.host_model import HostModel
 from circuitsim.learning import Cost
-from circuitsim.netlist import Netlist, Nudge
+from circuitsim.netlist import Crossbar, Netlist, Nudge
 from circuitsim.netlist.tables import FloatArray, IntArray
 from circuitsim.seeds import stream
 
@@ -38,6 +38,8 @@ _EDGE = 0.05
 """Of the window, that random conductances keep clear of at either end."""
 _VARIED = 0.15
 """Of the window, that large and small ones vary by."""
+_SMALL = 0.3
+"""Size of every other input."""
 _NOTHING = 1e-12
 """Of a converter's step squared: a variance that is rounding of the arithmetic."""
 
@@ -199,11 +201,10 @@ class _Bench:
                         low + window * draw.uniform(start, start + _VARIED, crossbar.shape)
                         for start in (_EDGE, 1 - _EDGE - _VARIED)
                     )
-                    up = (
-                        np.ones(crossbar.shape, bool)
-                        if name == "driven"
-                        else draw.random(crossbar.shape) < 0.5
-                    )
+                    if self._constant(crossbar):
+                        # Lines of bias would only move amplifiers away from where their slopes show.
+                        large = small
+                    up = (draw.random(crossbar.shape) < 0.5) | (name == "driven")
                     plus, minus = np.where(up, large, small), np.where(up, small, large)
                 if crossbar.mask is not None:
                     plus = np.where(crossbar.mask, plus, 0.0)
@@ -211,9 +212,18 @@ class _Bench:
             found[crossbar.name] = plus, minus
         return found
 
+    def _constant(self, crossbar: Crossbar) -> bool:
+        """Whether the word lines are held at constant voltages."""
+        driven = self.netlist.vsource.pos[self.netlist.inputs.source]
+        held = np.isin(crossbar.word_pos, np.setdiff1d(self.terminals.held, driven))
+        return bool(held.all())
+
     def _random_inputs(self, name: str) -> FloatArray:
         draw = stream(self.seed, "calibration", "inputs", name)
-        return self._converted(draw.uniform(-1, 1, (self.samples, self.limits.inputs)))
+        inputs = draw.uniform(-1, 1, (self.samples, self.limits.inputs))
+        # Few inputs saturate amplifiers more than many: small ones show the slopes of all.
+        inputs[1::2] *= _SMALL
+        return self._converted(inputs)
 
     def _converted(self, inputs: FloatArray) -> FloatArray:
         """Return inputs (B, n_in) as the DACs make them."""
@@ -356,7 +366,7 @@ class _Bench:
         adc = self.limits.adc
         most = _MOST_SWING * (adc.high - adc.low)
         found: float | None = None
-        # Upwards: a nudge that is far too strong may have no operating point, and that takes long to find out.
+        # Upwards: a nudge that is far too strong may have no operating point, and finding that takes long.
         for beta in (b for b in _BETAS if b <= self.limits.nudge.largest_beta):
             try:
                 d = np.abs(model.changed("corrected", inputs, targets, beta))

@@ -24,7 +24,7 @@ _QUANTITIES: tuple[tuple[str, str, float, float], ...] = (
     ("back_gain", "back gain, over the design's", 1.0, 1.0),
     ("forward", "correction, forward", 1.0, 1.0),
     ("back", "correction, back", 1.0, 1.0),
-    ("anchor", "error of the anchor [mV]", 1e3, 0.0),
+    ("anchor", "error of the anchor [uV]", 1e6, 0.0),
     ("copy_slope", "slope of the dyadic copy", 1.0, 1.0),
 )
 
@@ -92,6 +92,9 @@ def _panel(
             start += len(values)
         axes.set_title(label)
         axes.set_xlabel("amplifier")
-        axes.legend(loc="best", fontsize=8.0)
+        # Room above the points for a line of text per bank.
+        low, high = axes.get_ylim()
+        axes.set_ylim(low, high + (0.06 + 0.09 * len(series)) * (high - low))
+        axes.legend(loc="upper left", fontsize=8.0, handletextpad=0.2)
 
     return draw
