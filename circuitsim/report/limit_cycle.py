@@ -59,7 +59,8 @@ def limit_cycle_figure(ways: Mapping[str, Way], period: int) -> Figure:
             left.plot(x[0], y[0], "o", color=colour, markersize=5, markerfacecolor="white")
             left.plot(x[-1], y[-1], "s", color=colour, markersize=6, zorder=4 + number)
             late = way.conductance[-_ROUNDS * period - 1 :]
-            x, y = ((late - late.mean(axis=0)) @ close[1].T).T
+            # The first point is the end of the round before.
+            x, y = ((late - late[1:].mean(axis=0)) @ close[1].T).T
             right.plot(x, y, color=colour, linewidth=1.2, marker="o", markersize=3, zorder=3 + number)
         top.set_yscale("log")
         top.set_xlabel("step")

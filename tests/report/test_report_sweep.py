@@ -301,9 +301,45 @@ def test_an_axis_that_names_the_estimator_needs_no_panels() -> None:
     assert set(lines(panel)) == {"a", "b"}
 
 
-def test_gradients_before_training_have_no_accuracy_to_draw() -> None:
-    assert list(build_sweep_figures(table(measure="gradient"))) == ["cosine"]
+def test_gradients_before_training_have_errors_and_no_accuracy_to_draw() -> None:
+    assert list(build_sweep_figures(table(measure="gradient"))) == ["cosine", "gradient-error"]
     assert list(build_sweep_figures(table(metric="test_rms_error"))) == ["error", "cosine"]
+
+
+def gradients(axis: str, values: list[Any], law: Any) -> Table:
+    """Gradients before training whose relative error at ``values`` of an axis is ``law(value)``."""
+    whole = table(axes={axis: values}, x=axis, measure="gradient", estimators=("dyadic",))
+    columns = whole.columns | {"relative_error/a": law(whole.columns[axis].astype(float))}
+    return Table(columns=columns, header=whole.header, aside=whole.aside)
+
+
+def test_errors_of_gradients_are_drawn_with_the_law_of_averages() -> None:
+    """On axes where powers of two are evenly spread, and a line of slope -1/2 through the first point."""
+    counts = [1, 4, 16, 64, 256]
+    whole = gradients("readout.averaging", counts, lambda n: 0.3 / np.sqrt(n))
+    [panel] = panels(build_sweep_figures(whole)["gradient-error"])
+    assert (panel.get_xscale(), panel.get_yscale()) == ("log", "log")
+    assert [tick.get_text() for tick in panel.get_xticklabels()] == [str(n) for n in counts]
+    found = lines(panel)
+    assert set(found) == {"dyadic", "∝ 1 / √n"}
+    np.testing.assert_allclose(found["dyadic"].get_ydata(), found["∝ 1 / √n"].get_ydata(), rtol=1e-12)
+    low, high = panel.get_ylim()
+    assert low < 0.3 / 16 < 0.3 < high
+
+
+def test_errors_against_beta_fall_as_its_inverse_and_rise_as_its_square() -> None:
+    betas = [0.01, 0.1, 1.0, 10.0]
+    whole = gradients("estimators.0.beta", betas, lambda b: 1e-3 / b + 1e-4 * b**2)
+    [panel] = panels(build_sweep_figures(whole)["gradient-error"])
+    found = lines(panel)
+    error = found["dyadic"].get_ydata()
+    np.testing.assert_allclose(found["∝ 1 / β"].get_ydata(), error[0] * 0.01 / np.array(betas))
+    np.testing.assert_allclose(found["∝ β²"].get_ydata(), error[-1] * (np.array(betas) / 10) ** 2)
+    # Other axes have no law, and errors that were not measured no figure.
+    other = gradients("cards.amplifier.gain", betas, lambda gain: gain)
+    assert set(lines(panels(build_sweep_figures(other)["gradient-error"])[0])) == {"dyadic"}
+    none = gradients("cards.amplifier.gain", betas, lambda gain: np.full(len(gain), np.nan))
+    assert list(build_sweep_figures(none)) == ["cosine"]
 
 
 def test_files_are_as_wide_as_all_figures_and_the_same_every_time(tmp_path: Path) -> None:
