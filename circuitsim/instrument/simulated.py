@@ -100,7 +100,7 @@ class SimulatedSubstrate:
         """Whether conductances have ever been written from outside."""
         self._anchor: _Anchor | None = None
         self._changes: list[tuple[Phase, float, Change]] = []
-        """What the phases since the last free one did: phase, beta, change of the circuit."""
+        """What the last two phases since the free one did: phase, beta, change of the circuit."""
         self.capabilities = self._described()
 
     def _described(self) -> Capabilities:
@@ -266,7 +266,7 @@ class SimulatedSubstrate:
             guess = next((-d for p, beta, d in self._changes if p == phase and beta == -nudge.beta), None)
             form = phases.nudged if phase == "nudged" else phases.corrected
             change = form(anchor.inputs, nudge.target, nudge.beta, free, guess)
-        self._changes.append((phase, nudge.beta, change))
+        self._changes = [*self._changes[-1:], (phase, nudge.beta, change)]
         d = change
         if free._layers is not None:
             d = self._plan.layered.displacement(free._layers, change)
@@ -375,7 +375,8 @@ class SimulatedSubstrate:
             chip.age,
         ]
         arrays = {"counts": np.array(counts, dtype=np.float64)}
-        arrays |= {f"pending/{key}": array for key, array in writer.state.items()}
+        # Of the writer's own memory, which changes in place, copies.
+        arrays |= {f"pending/{key}": array.copy() for key, array in writer.state.items()}
         for place, die in _dies(chip):
             for kind in ("target", "written", "present"):
                 pairs = die.values.crossbars if kind == "present" else getattr(die, kind)

@@ -22,6 +22,7 @@ COMMANDS = (
     "train",
     "sweep",
     "fit",
+    "calibrate",
     "show",
     "runs",
     "schema",
@@ -34,6 +35,7 @@ UNITS = {
     "train": "(%)",
     "sweep": "(%)",
     "fit": "(S)",
+    "calibrate": "in V",
     "tran": "(V)",
     "show": "in %",
     "runs": "(%)",
@@ -56,7 +58,7 @@ def test_help_of_a_command_has_an_example_units_and_json_keys(command: str, call
 def test_help_lists_every_command_in_full_and_the_exit_codes(call: Command) -> None:
     shown = call("--help")
     assert (shown.code, shown.err) == (0, "")
-    for command in COMMANDS:
+    for command in (*COMMANDS, "serve", "devices"):
         assert re.search(rf"^  {command} +\S", shown.out, re.MULTILINE)
     assert "..." not in shown.out.partition("Commands:")[2]
     assert "3 did not converge" in shown.out
