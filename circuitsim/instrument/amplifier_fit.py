@@ -23,8 +23,12 @@ _REACHED = 0.4
 _WORST = 0.2
 """Relative standard error from which a saturation counts as not measured."""
 _FARTHEST = 5.0
-"""How many times its nominal value, or what part of it, a saturation may be."""
-_STEPS = 60
+"""How many times its nominal value, or what part of it, a gain or a saturation may be."""
+_LONGEST = 0.3
+"""Of the nominal values, of an offset the width of the slope: what one step may be."""
+_STEPS = 100
+_TOLERANCE = 1e-12
+_MOST_DAMPING = 1e6
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,7 +76,6 @@ def fit_amplifiers(
     xi = np.where(good, x, 0.0)
     weight = good.astype(np.float64)
     outputs = 1.0 if m is None else 2.0
-    damping = np.full(gain.shape, 1e-3)
 
     def model(theta: FloatArray, xi: FloatArray) -> tuple[FloatArray, ...]:
         g, o = gain * theta[0], theta[1]
@@ -92,40 +95,50 @@ def fit_amplifiers(
             square = square + (m + f) ** 2
         return np.asarray((weight * square).sum(axis=0))
 
-    def normal(theta: FloatArray, xi: FloatArray) -> tuple[FloatArray, ...]:
+    def normal(theta: FloatArray, xi: FloatArray, latent: float) -> tuple[FloatArray, ...]:
         f, slope, by = model(theta, xi)
         both = (p - f) if m is None else (p - f) - (m + f)
-        own = 1 + outputs * slope**2
+        own = 1 + latent * outputs * slope**2
         h = np.einsum("abn,cbn->nac", by * (weight * outputs / own), by)
-        r = weight * (both - outputs * slope * ((x - xi) + slope * both) / own)
+        r = weight * (both - latent * outputs * slope * ((x - xi) + slope * both) / own)
         g = np.einsum("abn,bn->na", by, r)
         return h, g, by, slope, both
 
-    now = cost(theta, xi)
-    for _ in range(_STEPS):
-        h, g, by, slope, both = normal(theta, xi)
-        step = _solved(h, g, fitted.T, damping)
-        if not np.isfinite(step).all():
-            break
-        moved = np.einsum("abn,na->bn", by, step)
-        own = 1 + outputs * slope**2
-        shift = ((x - xi) + slope * (both - outputs * moved)) / own
-        trial_theta, trial_xi = theta + step.T, xi + np.where(good, shift, 0.0)
-        trial_theta[2] = np.clip(trial_theta[2], 1 / _FARTHEST, _FARTHEST)
-        trial = cost(trial_theta, trial_xi)
-        better = trial <= now
-        theta = np.where(better, trial_theta, theta)
-        xi = np.where(better, trial_xi, xi)
-        small = np.abs(step * fitted.T).max() < 1e-12 or np.all((now - trial) <= 1e-13 * now)
-        now = np.where(better, trial, now)
-        damping = np.where(better, np.maximum(damping / 10, 1e-12), np.minimum(damping * 8, 1e8))
-        if small and better.all():
-            break
-    h, _, _, _, _ = normal(theta, xi)
+    # A step that passes over the slope of an amplifier ends where nothing leads back.
+    slope_width = np.where(
+        linear, np.abs(x).max(initial=0.0), np.where(linear, 1.0, saturation) / np.abs(gain)
+    )
+    longest = np.stack(
+        [np.full_like(gain, _LONGEST), _LONGEST * slope_width, np.full_like(gain, _LONGEST)], axis=1
+    )
+    # Readings of controls are taken at their word first: else true voltages far from these would make up for
+    # parameters that are far off.
+    for latent in (0.0, 1.0):
+        damping = np.full(gain.shape, 1e-3)
+        now = cost(theta, xi)
+        for _ in range(_STEPS):
+            h, g, by, slope, both = normal(theta, xi, latent)
+            step = np.clip(_solved(h, g, fitted.T, damping), -longest, longest)
+            moved = np.einsum("abn,na->bn", by, step)
+            own = (1 + outputs * slope**2) * (1 + damping)
+            shift = latent * ((x - xi) + slope * (both - outputs * moved)) / own
+            trial_theta, trial_xi = theta + step.T, xi + np.where(good, shift, 0.0)
+            for ratio in (0, 2):
+                trial_theta[ratio] = np.clip(trial_theta[ratio], 1 / _FARTHEST, _FARTHEST)
+            trial = cost(trial_theta, trial_xi)
+            better = trial <= now
+            theta = np.where(better, trial_theta, theta)
+            xi = np.where(better, trial_xi, xi)
+            still = ~better | (now - trial <= _TOLERANCE * now)
+            now = np.where(better, trial, now)
+            damping = np.where(better, np.maximum(damping / 10, 1e-12), damping * 8)
+            if np.all(still & (better | (damping > _MOST_DAMPING))):
+                break
+    h, _, _, _, _ = normal(theta, xi, 1.0)
     freedom = np.maximum(outputs * weight.sum(axis=0) - fitted.sum(axis=0), 1.0)
-    variance = float(now.sum() / freedom.sum())
+    variance = now / freedom
     inverse = _inverse(h, fitted.T)
-    error = np.sqrt(variance * np.maximum(np.einsum("naa->na", inverse), 0.0)).T
+    error = np.sqrt(variance * np.maximum(np.einsum("naa->an", inverse), 0.0))
     # What moves nothing is not told at all.
     error = np.where(fitted & (np.einsum("naa->an", h) > 0), error, np.nan)
     size = np.where(linear, seen, saturation * theta[2])
@@ -140,7 +153,7 @@ def fit_amplifiers(
         gain_error=np.abs(gain) * error[0],
         offset_error=error[1],
         saturation_error=np.where(told, saturation * error[2], np.nan),
-        noise=float(np.sqrt(variance)),
+        noise=float(np.sqrt(np.median(variance))),
     )
 
 

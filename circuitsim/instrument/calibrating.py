@@ -40,6 +40,9 @@ __all__ = ["calibrate_substrate"]
 
 _WORST = 0.25
 """Standard error of a ratio from which it counts as not measured."""
+_CUT = 0.01
+"""Share of an amplifier's readings that may lie outside the converter's range."""
+_INSIDE = 0.8
 _DRAWS = 8
 """Of devices within what is known of them, for what that leaves unknown of amplifiers."""
 
@@ -216,11 +219,16 @@ class _Evaluation:
                     m.append(one.readings[:, inverted])
                     ok = ok & one.good[:, inverted]
                 good.append(ok)
+            whole = np.concatenate(good)
+            # Noise decides which readings of an output at the end of the range are cut off, and what is left
+            # would be biased: of such an amplifier only what is well inside counts.
+            inside = np.abs(np.concatenate(p)) < _INSIDE * max(abs(self.limits.adc.low), self.limits.adc.high)
+            whole &= inside | (whole.mean(axis=0) > 1 - _CUT)
             fit = fit_amplifiers(
                 np.concatenate(x),
                 np.concatenate(p),
                 np.concatenate(m) if m else None,
-                np.concatenate(good),
+                whole,
                 gain=bank.gain,
                 saturation=bank.saturation,
                 rounding=rounding,
@@ -275,6 +283,11 @@ class _Evaluation:
                     if (bank.name, kind) in self.error:
                         back.nuisances.append((home, bank.name, self.error[bank.name, kind]))
                 back.nuisances.append((model.banks[bank.name], "gain", self.error[bank.name, "gain"]))
+                fit, columns = fits[bank.name], model.banks[bank.name]
+                back.nuisances.append((columns, "offset", np.nan_to_num(fit.offset_error)))
+                if np.isfinite(columns["saturation"]).all():
+                    # One that is never reached does nothing, known or not.
+                    back.nuisances.append((columns, "saturation", np.nan_to_num(fit.saturation_error)))
                 back.nuisances += [
                     (model.banks[name], kind, error)
                     for (name, kind), error in self.error.items()

@@ -107,7 +107,8 @@ class ModelParameters:
     """Parameters (n,) of one block, each told by the reading at place ``probe`` (n,), alone or with others.
 
     ``home[key]`` is where the model has them. ``nuisances`` are others that were measured before, each with
-    its home, key and standard errors: what they are off by, these will be off by.
+    its home, key and standard errors: what they are off by, these will be off by. Where one is NaN, nothing
+    is known of these either.
     """
 
     name: str
@@ -225,9 +226,9 @@ def _errors(
     known = {(id(home), key): (home, key, error) for p in group for home, key, error in p.nuisances}
     for home, key, error in known.values():
         moves, _ = _projected(s, w, _sensitivity(home, key, predict, base)[:, probe])
-        own = np.nan_to_num(error)
         # Of another block there is no saying which amplifier moves which reading: take them as alike.
-        square = square + (moves * (own if own.shape == probe.shape else np.sqrt(np.mean(own**2)))) ** 2
+        alike = np.sqrt(np.nanmean(error**2)) if np.isfinite(error).any() else np.nan
+        square = square + (moves * (error if error.shape == probe.shape else alike)) ** 2
     if scatter:
         shifts = np.stack([_projected(s, w, moved[:, probe])[0] for moved in scatter])
         own = (shifts**2).mean(axis=0)
