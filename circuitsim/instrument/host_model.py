@@ -19,8 +19,8 @@ from circuitsim.solver import Correction, DualNetwork, Plan, SolverSettings
 __all__ = ["HostModel", "ModelParameters", "fit_parameters", "redrawn"]
 
 _DIFFERENCE = 1e-3
-"""Step of the sensitivities, relative; of what is in V, unless it is larger, ``_VOLT_STEP``."""
-_VOLT_STEP = 1e-5
+_LEAST_DIFFERENCE = 1e-7
+"""Relative steps of the sensitivities: of a parameter, and the least of one whose error is known."""
 _ROUNDS = 12
 _TOLERANCE = 1e-5
 _LONGEST_STEP = 0.3
@@ -225,10 +225,16 @@ def _errors(
     square = variance * inverse
     known = {(id(home), key): (home, key, error) for p in group for home, key, error in p.nuisances}
     for home, key, error in known.values():
-        moves, _ = _projected(s, w, _sensitivity(home, key, predict, base)[:, probe])
+        if not error.any():
+            continue
+        # Steps of the size of the error: larger ones may be more than a loop bears.
+        size = float(np.sqrt(np.nanmean(error**2))) if np.isfinite(error).any() else np.nan
+        if np.isnan(size):
+            square = square + np.nan
+            continue
+        moves, _ = _projected(s, w, _sensitivity(home, key, predict, base, step=size)[:, probe])
         # Of another block there is no saying which amplifier moves which reading: take them as alike.
-        alike = np.sqrt(np.nanmean(error**2)) if np.isfinite(error).any() else np.nan
-        square = square + (moves * (error if error.shape == probe.shape else alike)) ** 2
+        square = square + (moves * (error if error.shape == probe.shape else size)) ** 2
     if scatter:
         shifts = np.stack([_projected(s, w, moved[:, probe])[0] for moved in scatter])
         own = (shifts**2).mean(axis=0)
@@ -274,12 +280,20 @@ def _projected(
 
 
 def _sensitivity(
-    home: dict[str, FloatArray], key: str, predict: Callable[[], FloatArray], base: FloatArray
+    home: dict[str, FloatArray],
+    key: str,
+    predict: Callable[[], FloatArray],
+    base: FloatArray,
+    *,
+    step: float = 0.0,
 ) -> FloatArray:
-    """Return what the predicted readings (B, R) change by per unit of a block's parameters."""
+    """Return what the predicted readings (B, R) change by per unit of a block's parameters.
+
+    ``step`` is what they are moved by for it, a thousandth of the largest where it is 0.
+    """
     held = home[key]
     size = float(np.abs(held).max(initial=0.0))
-    step = _DIFFERENCE * size if size > 100 * _VOLT_STEP else _VOLT_STEP
+    step = max(step, _LEAST_DIFFERENCE * size) if step else _DIFFERENCE * size
     home[key] = held + step
     try:
         return (predict() - base) / step
