@@ -154,8 +154,9 @@ Ready = Callable[..., Bench]
 @pytest.fixture
 def ready(tmp_path: Path) -> Ready:
     def make(**changes: Any) -> Bench:
-        network = copy.deepcopy(PAIR) | {"layers": PAIR["layers"]}
+        network = copy.deepcopy(PAIR)
         network["layers"]["hidden"]["size"] = changes.pop("hidden", 6)
+        network["synapses"][0]["connectivity"] = {"density": changes.pop("density", 1.0)}
         (tmp_path / "pair.yaml").write_text(yaml.safe_dump(network))
         return prepare(parse_document(ExperimentSpec, BOARD | changes), folder=tmp_path)
 
@@ -237,15 +238,24 @@ class TestBias:
         np.testing.assert_array_equal(ways[0].conductance, ways[1].conductance)
 
     def test_windows_and_masks_hold(self, ready: Ready) -> None:
-        bench = ready()
-        chip = bench.chip
+        chip = ready(density=0.5).chip
+        masks = [crossbar.mask for crossbar in chip.netlist.trainable if crossbar.mask is not None]
+        assert masks
         writer = DeviceWriter(UpdateSpec(bias=0.3), seed=9)
         chip = writer.prepare(chip)
         for _ in range(10):
             chip = writer.apply(chip, unmoved(chip), unmoved(chip))
+        for crossbar in chip.netlist.trainable:
+            for g in chip.written[crossbar.name]:
+                assert g is not None
+                there = np.ones(g.shape, bool) if crossbar.mask is None else crossbar.mask
+                np.testing.assert_array_equal(g[~there], 0.0)
+                assert g[there].min() >= 1e-6 * (1 - 1e-12)
+                assert g[there].max() <= 1e-4 * (1 + 1e-12)
+        # 3 windows of way: nearly every device is at an end.
         found = halves(chip.written)
-        assert found.min() == pytest.approx(1 / 99)
         assert found.max() == pytest.approx(100 / 99)
+        assert found[found > 0].min() == pytest.approx(1 / 99)
 
 
 @pytest.fixture(scope="module")
