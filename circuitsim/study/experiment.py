@@ -479,6 +479,10 @@ class ExperimentSpec(Spec):
         if self.substrate.updates == "board" and self.training.optimiser.kind != "sgd":
             rule, remedy = "is not what circuits at the devices do", "Use sgd, or updates: host."
             problems.append(SpecError(rule, field="training.optimiser.kind", value="adam", remedy=remedy))
+        if self.substrate.updates == "host" and self.use.kind == "in_situ" and self.update != UpdateSpec():
+            rule = "is for devices that learn by themselves: a host programs conductances"
+            remedy = "Use substrate: {address: ..., updates: board}, or say under programming how to write."
+            problems.append(SpecError(rule, field="update", remedy=remedy))
         if self.solver.precision != "float64":
             rule = "is for runs without a substrate"
             problems.append(SpecError(rule, field="solver.precision", value=self.solver.precision))

@@ -323,6 +323,10 @@ def _digest(documents: Documents, data: str) -> str:
     if experiment.get("substrate") is None:
         # A field that came later: results without it keep their names.
         experiment.pop("substrate", None)
+    update = dict(experiment.get("update") or {})
+    if update.get("bias") == 0:
+        update.pop("bias")
+        experiment["update"] = update
     parts = [experiment, documents.network, documents.deck, documents.card, data]
     return hashlib.sha256(canonical(parts)).hexdigest()
 

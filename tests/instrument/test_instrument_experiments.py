@@ -215,6 +215,7 @@ class TestInProcess:
             ({"substrate": "visa"}, "is no substrate.*visa:RESOURCE"),
             ({"substrate": "gpib:7"}, "is no substrate"),
             ({"substrate": {"address": "simulated", "updates": "board"}}, "Use sgd, or updates: host"),
+            ({"update": {"method": "pulses"}}, "a host programs conductances"),
             ({"estimators": [{"kind": "adjoint"}]}, "no phase that a substrate forms"),
             ({"solver": {"precision": "float32"}}, "is for runs without a substrate"),
         ],
