@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 import typer
 
 from circuitsim.cli.output import JSON_OPTION, announce_compilation, print_json, print_table, remark
-from circuitsim.cli.source import METHOD_OPTION, METHODS, SUBSTRATE_OPTION, check_choice, read_source
+from circuitsim.cli.source import (
+    METHOD_OPTION,
+    METHODS,
+    SUBSTRATE_OPTION,
+    check_choice,
+    read_source,
+    substrate_address,
+)
 from circuitsim.errors import SpecError
 from circuitsim.file_kinds import is_experiment
 
@@ -59,6 +66,7 @@ def command(
         if not 0 < strength < math.inf:
             raise SpecError("must be greater than zero and finite", field="--beta", value=strength)
     check_choice("--method", method, METHODS)
+    substrate = substrate_address(substrate)
     settings = SolverSettings(method=method, check=False)  # type: ignore[arg-type]
     if is_experiment(circuit):
         bench = _bench(circuit, seed)

@@ -40,6 +40,7 @@ __all__ = [
     "read_source",
     "refuse_other_kinds",
     "sample_of",
+    "substrate_address",
 ]
 
 PHASES = ("free", "nudged", "corrected", "dyadic")
@@ -66,6 +67,13 @@ SUBSTRATE_OPTION = typer.Option(
     help="What to learn on instead of the experiment's own: simulated, visa:RESOURCE, mock:FILE or "
     "python:MODULE:FUNCTION.",
 )
+
+
+def substrate_address(given: str | None) -> str | None:
+    """Return what --substrate names: its file is relative to where the command is run."""
+    kind, _, rest = (given or "").partition(":")
+    return f"mock:{Path(rest).resolve()}" if kind == "mock" and rest else given
+
 
 # Per kind of file: what it is called, a key that only it has, and the commands that read it.
 _KINDS = {

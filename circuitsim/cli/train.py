@@ -18,7 +18,7 @@ from circuitsim.cli.output import (
     remark,
 )
 from circuitsim.cli.progress import ProgressDisplay
-from circuitsim.cli.source import SUBSTRATE_OPTION, refuse_other_kinds
+from circuitsim.cli.source import SUBSTRATE_OPTION, refuse_other_kinds, substrate_address
 from circuitsim.errors import CircuitsimError, RecordError, SpecError
 from circuitsim.file_kinds import RECORD_SUFFIXES
 
@@ -60,6 +60,7 @@ def command(
     cosine {crossbar: mean}, kcl_residual, settling_time (s), inference_energy and step_energy (J), writes,
     programming_error (of a substrate)}], figures}.
     """
+    substrate = substrate_address(substrate)
     with ProgressDisplay() as display:
         try:
             if experiment.suffix in RECORD_SUFFIXES:
