@@ -45,7 +45,7 @@ def test_a_sweep_leaves_a_table_and_figures_and_says_so(sweep: Callable[..., Pat
     assert (found["name"], found["folder"]) == ("gains", "gains")
     assert found["tasks"] == {"total": TASKS, "done_before": 0, "lost": 0}
     assert found["failures"] == []
-    assert found["figures"] == ["gains/gains-cosine.png"]
+    assert found["figures"] == ["gains/gains-cosine.png", "gains/gains-gradient-error.png"]
     assert len(list((folder / "gains" / "tasks").glob("*.json"))) == TASKS
     assert [(p["axes"]["cards.amplifier.gain"], p["estimator"]) for p in found["points"][:2]] == [
         (0, "corrected-centred"),
