@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from circuitsim.chip import Chip
+from circuitsim.chip import Chip, Conductances, fabricate
 from circuitsim.compiler import compile_network
 from circuitsim.data import load_digits
 from circuitsim.errors import NetlistError, RecordError, SpecError
 from circuitsim.file_kinds import is_deck, is_netlist, is_record
 from circuitsim.learning import Cost
 from circuitsim.netlist import read_netlist
+from circuitsim.netlist.tables import FloatArray
 from circuitsim.network import load_network, read_document
 from circuitsim.record import read_record
 from circuitsim.seeds import stream
@@ -112,6 +113,9 @@ def _record(path: Path, samples: int, seed: int | None, arm: str | None) -> Subj
 def learned_chip(path: Path, *, arm: str | None = None) -> tuple[Bench, Chip, str]:
     """Return the bench of a record, its die with what an estimator has learned, and that in words.
 
+    Of a run on a substrate it is the circuit as designed, with the conductances that were asked for: that is
+    all that a record can know.
+
     Args:
         path: of a training run's record.
         arm: the estimator; the one that the record names for figures by default.
@@ -131,11 +135,33 @@ def learned_chip(path: Path, *, arm: str | None = None) -> tuple[Bench, Chip, st
             remedy=f"Known: {', '.join(record.arms)}.",
         )
     found = record.arms[name]
-    trainer = bench.trainer(bench.estimators[name])
+    done = f"{name} after {found.epochs_done} of {found.epochs} epochs"
     if not found.epochs_done:
-        return bench, trainer.chip, f"{name} before its first epoch"
-    trainer.restore(found.state)
-    return bench, trainer.chip, f"{name} after {found.epochs_done} of {found.epochs} epochs"
+        done = f"{name} before its first epoch"
+    if record.header.get("substrate") is not None:
+        model = fabricate(bench.plan.netlist, seed=bench.chip.seed)
+        if found.epochs_done:
+            model = model.programmed(_asked_for(model, found.state))
+        spec = bench.experiment.substrate
+        known = "what its devices have learned is not known"
+        learned = "as asked for" if spec is None or spec.updates == "host" else known
+        return bench, model, f"{done}, the circuit as designed ({learned})"
+    trainer = bench.trainer(bench.estimators[name])
+    if found.epochs_done:
+        trainer.restore(found.state)
+    return bench, trainer.chip, done
+
+
+def _asked_for(model: Chip, state: Mapping[str, FloatArray]) -> Conductances:
+    """Return the conductances of a substrate's run: before a transfer, those of its first stage."""
+    place = "first/conductance" if not state.get("stage", np.ones(1))[0] else "conductance"
+    return {
+        crossbar.name: (
+            state[f"{place}/{crossbar.name}/g_plus"],
+            state.get(f"{place}/{crossbar.name}/g_minus"),
+        )
+        for crossbar in model.netlist.trainable
+    }
 
 
 def _bench(bench: Bench, chip: Chip, samples: int, seed: int) -> Subject:

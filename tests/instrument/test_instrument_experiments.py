@@ -18,6 +18,7 @@ from circuitsim.errors import InstrumentError, SpecError
 from circuitsim.instrument.simulated import simulated_substrate
 from circuitsim.record import RunRecord, read_record
 from circuitsim.study import load_experiment, prepare, resume_experiment, run_experiment
+from circuitsim.study.subjects import learned_chip
 from circuitsim.study.sweep import run_sweep
 
 NETWORK: dict[str, Any] = {
@@ -348,3 +349,27 @@ def test_a_server_that_has_lost_its_state_is_not_taken_for_the_same(tmp_path: Pa
         pytest.raises(InstrumentError, match="--state"),
     ):
         resume_experiment(path.with_name("loop-s4.h5"))
+
+
+class TestAfterwards:
+    """What reads a record of a substrate's run knows what was asked of it, and no more."""
+
+    @pytest.mark.parametrize("kind", ["in_situ", "transfer"])
+    def test_the_circuit_of_a_record(self, kind: str, tmp_path: Path) -> None:
+        # Pulsed devices: a simulated die that is looked into keeps more of them than a substrate tells.
+        use = {"kind": kind} | ({"fine_tune": 1} if kind == "transfer" else {})
+        path = write(
+            tmp_path,
+            cards=["ecram-li-tang-2018"],
+            estimators=[{"kind": "dyadic", "beta": 50}],
+            training=EXPERIMENT["training"] | {"epochs": 1},
+            use=use,
+        )
+        record = run_experiment(path)
+        bench, chip, words = learned_chip(record.path)
+        assert words.endswith("the circuit as designed (as asked for)")
+        state = record.arms["dyadic"].state
+        for crossbar in bench.plan.netlist.trainable:
+            plus, _ = chip.values.crossbars[crossbar.name]
+            np.testing.assert_array_equal(plus, state[f"conductance/{crossbar.name}/g_plus"])
+            assert np.ptp(plus - bench.chip.target[crossbar.name][0]) > 0
