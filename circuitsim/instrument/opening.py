@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+import traceback
 from pathlib import Path
-from typing import Any
 
-from circuitsim.chip.substrate import Substrate
+from circuitsim.chip.substrate import Capabilities, Substrate
 from circuitsim.devices import DeviceCard
-from circuitsim.errors import SpecError
+from circuitsim.errors import CircuitsimError, SpecError
 from circuitsim.instrument.simulated import simulated_substrate
 from circuitsim.learning import Cost
 from circuitsim.learning.readout import ReadoutSpec
@@ -25,6 +24,9 @@ KINDS = {
     "mock": "mock:FILE, a calibration",
     "python": "python:MODULE:FUNCTION, which is called with the netlist and the cost",
 }
+
+_PARTS = ("capabilities", "program", "relax", "update", "calibrate", "close")
+"""Of a `Substrate`."""
 
 
 def check_address(address: str) -> tuple[str, str]:
@@ -76,7 +78,7 @@ def open_substrate(
 
         return mock_substrate(read_calibration(folder / rest), netlist, cost, seed=die, settings=settings)
     if kind == "python":
-        return _made(rest, address)(netlist, cost)
+        return _made(rest, address, netlist, cost)
     return simulated_substrate(
         netlist,
         cost,
@@ -89,10 +91,11 @@ def open_substrate(
     )
 
 
-def _made(rest: str, address: str) -> Callable[[Netlist, Cost], Any]:
+def _made(rest: str, address: str, netlist: Netlist, cost: Cost) -> Substrate:
+    """Return what a function of the user's makes; what goes wrong in it is one line, with its place."""
     module, _, name = rest.rpartition(":")
     try:
-        return getattr(importlib.import_module(module), name)
+        function = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise SpecError(
             f"cannot be imported: {error}",
@@ -100,3 +103,34 @@ def _made(rest: str, address: str) -> Callable[[Netlist, Cost], Any]:
             value=address,
             remedy="Put its folder on PYTHONPATH.",
         ) from error
+    except Exception as error:
+        raise _failed("cannot be imported", error, address) from error
+    try:
+        found = function(netlist, cost)
+    except CircuitsimError:
+        raise
+    except Exception as error:
+        raise _failed("fails", error, address) from error
+    lacks = [part for part in _PARTS if not hasattr(found, part)]
+    if lacks or not isinstance(found.capabilities, Capabilities):
+        what = f"it lacks {', '.join(lacks)}" if lacks else "its capabilities are none"
+        raise SpecError(
+            f"makes a {type(found).__name__}, which is no Substrate: {what}",
+            field="substrate",
+            value=address,
+            remedy="circuitsim.Substrate says what one has.",
+        )
+    substrate: Substrate = found
+    return substrate
+
+
+def _failed(what: str, error: Exception, address: str) -> SpecError:
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    own = last.filename == __file__ or last.filename.startswith("<")
+    place = "" if own else f" ({Path(last.filename).name}, line {last.lineno})"
+    return SpecError(
+        f"{what}: {type(error).__name__}: {error}{place}",
+        field="substrate",
+        value=address,
+        remedy="It is called with the netlist and the cost, and returns a Substrate.",
+    )

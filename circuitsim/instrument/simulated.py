@@ -108,6 +108,8 @@ class SimulatedSubstrate:
         assert card.dac is not None
         assert card.adc is not None
         cost = self._cost
+        # A data sheet is of the design: that of the die itself would tell what it is like inside.
+        designed = replace(fabricate(netlist, seed=self._chip.seed), card=card)
         return Capabilities(
             identity=f"circuitsim,{netlist.title},{self._chip.seed},{version('circuitsim')}",
             circuit=netlist.title,
@@ -131,7 +133,7 @@ class SimulatedSubstrate:
                 kind=cost.kind, conductance=cost.conductance, scale=cost.scale, largest_beta=_LARGEST_BETA
             ),
             phases=PHASES,
-            settling_time=settling_time(self._plan, self._chip, accuracy=0.5 / 2**card.adc.bits),
+            settling_time=settling_time(self._plan, designed, accuracy=0.5 / 2**card.adc.bits),
             most_readings=10_000,
             most_samples=_MOST_SAMPLES,
             updates_itself=True,

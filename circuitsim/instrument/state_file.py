@@ -31,6 +31,8 @@ _FORMAT = "circuitsim-die/1"
 _HEADER = "header"
 _PRESENT = "present"
 _REGISTER = "register"
+_MAGIC = b"PK\x03\x04"
+"""Of an archive: NumPy takes anything else for a pickle, and says so."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,9 +104,13 @@ class StateFile:
 
     def _read(self) -> SavedDie | None:
         try:
-            with self.path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                header = json.loads(archive[_HEADER].tobytes())
-                arrays = {key: archive[key] for key in archive.files if key != _HEADER}
+            with self.path.open("rb") as file:
+                if file.read(len(_MAGIC)) != _MAGIC:
+                    raise ValueError("no .npz file")
+                file.seek(0)
+                with np.load(file, allow_pickle=False) as archive:
+                    header = json.loads(archive[_HEADER].tobytes())
+                    arrays = {key: archive[key] for key in archive.files if key != _HEADER}
             if header["format"] != _FORMAT:
                 raise ValueError(f"format {header['format']}")
             identity, numbers = dict(header["identity"]), [int(number) for number in header["registers"]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -331,24 +332,44 @@ def test_a_server_that_is_killed_comes_back_and_the_run_finishes(whole: RunRecor
             resume_experiment(record)
     finally:
         first.stop(signal.SIGKILL)
+    # One that has lost its state is not taken for the same.
+    with (
+        serving(circuit, port=first.port, errors=tmp_path / "another.log"),
+        pytest.raises(InstrumentError, match="--state"),
+    ):
+        resume_experiment(record)
     with serving(circuit, "--state", state, port=first.port, errors=tmp_path / "second.log"):
         same(whole, resume_experiment(record), states=False)
 
 
-def test_a_server_that_has_lost_its_state_is_not_taken_for_the_same(tmp_path: Path) -> None:
-    circuit = write(tmp_path / "served")
-    first = start(circuit, errors=tmp_path / "first.log")
-    try:
-        path = over(first, tmp_path / "client")
-        with pytest.raises(InstrumentError):
-            run_experiment(path, watcher=Stopper("corrected-centred", 1, lambda: first.stop(signal.SIGKILL)))
-    finally:
-        first.stop(signal.SIGKILL)
-    with (
-        serving(circuit, port=first.port, errors=tmp_path / "second.log"),
-        pytest.raises(InstrumentError, match="--state"),
-    ):
-        resume_experiment(path.with_name("loop-s4.h5"))
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        ("raises", r"fails: ZeroDivisionError: division by zero \(my_wrong_board\.py, line 2\)"),
+        (
+            "takes_nothing",
+            r"fails: TypeError: takes_nothing\(\) takes 0 positional arguments but 2 were given",
+        ),
+        ("makes_nothing", "makes a NoneType, which is no Substrate: it lacks capabilities, program, relax"),
+        ("makes_half", "makes a Half, which is no Substrate: its capabilities are none"),
+    ],
+)
+def test_a_function_that_makes_no_substrate(
+    function: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("program", "relax", "update", "calibrate", "close")
+    (tmp_path / "my_wrong_board.py").write_text(
+        "def raises(netlist, cost):\n    1 / 0\n"
+        "def takes_nothing(): ...\n"
+        "def makes_nothing(netlist, cost): ...\n"
+        f"Half = type('Half', (), dict.fromkeys({('capabilities', *names)!r}))\n"
+        "def makes_half(netlist, cost):\n    return Half()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_wrong_board", raising=False)
+    with pytest.raises(SpecError, match=words):
+        run_experiment(write(tmp_path, substrate=f"python:my_wrong_board:{function}"))
+    assert not list(tmp_path.glob("*.h5"))
 
 
 class TestAfterwards:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -437,6 +438,15 @@ def test_capabilities() -> None:
     # 1.25 times the largest saturation.
     assert found.adc.high == pytest.approx(1.25 * 0.3)
     assert {c.name: c.shape for c in found.crossbars} == {c.name: c.shape for c in setup.netlist.trainable}
+
+
+def test_capabilities_are_those_of_the_design_and_tell_nothing_of_the_die() -> None:
+    def found(seed: int) -> dict[str, Any]:
+        die = Setup(seed=seed, crossbar={"device_to_device": 0.2}, amplifier={"offset": "5m", "gain": 0.1})
+        assert np.isfinite(die.substrate.capabilities.settling_time)
+        return asdict(die.substrate.capabilities) | {"identity": ""}
+
+    assert found(3) == found(4)
 
 
 def test_digits_at_the_readings_of_a_board() -> None:
