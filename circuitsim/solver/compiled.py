@@ -66,9 +66,13 @@ class CompiledSweeps:
             and len(set(structure.bank_layer)) == len(structure.bank_layer)
         )
         self.sizes = [len(nodes) for nodes in layers]
-        self.nowhere: list[None] = [None] * len(layers)
+        self.nowhere = [np.zeros((1, size)) for size in self.sizes]
         self.bank_of = {layer: bank for bank, layer in enumerate(structure.bank_layer)}
-        self.banks = [self.bank_of.get(layer, -1) for layer in range(len(layers))]
+        self.bank_start = np.zeros(len(layers), dtype=np.int64)
+        place = 0
+        for layer in structure.bank_layer:
+            self.bank_start[layer] = place
+            place += self.sizes[layer]
         self.products = 0
         rows: list[tuple[int, ...]] = []
         for link in inner:
@@ -93,6 +97,8 @@ class CompiledSweeps:
             )
         self._wiring: tuple[Weights, Wiring] | None = None
         self._fixed: tuple[Fixed, Wiring] | None = None
+        self._bent = False
+        """Whether any layer of these has diodes."""
 
     def fits(self, w: Weights, batch: int) -> bool:
         """Whether a batch is small enough, and no layer has both a saturating bank and diodes."""
@@ -160,7 +166,9 @@ class CompiledSweeps:
             offset=offset,
             limit=limit,
             back=back,
+            bank_start=self.bank_start,
         )
+        self._bent = bool(nodes[:, 0].any())
         self._fixed = w.fixed, found
         return found
 
@@ -242,35 +250,48 @@ class CompiledSweeps:
         drawn: list[Array | None] | None,
     ) -> Bench:
         """Set out some samples of a phase."""
-        batch = k.stop - k.start
-        nothing = np.empty(0, dtype=w.dtype)
+        batch, dtype = k.stop - k.start, w.dtype
+        nothing = np.empty(0, dtype=dtype)
 
-        def flat(parts: list[Any]) -> Array:
-            out = np.empty(batch * int(self.start[-1]), dtype=w.dtype)
-            for layer, part in enumerate(parts):
-                block = out[batch * self.start[layer] : batch * self.start[layer + 1]]
-                if part is None:
-                    block.fill(0)
-                else:
-                    block.reshape(batch, -1)[...] = part if len(part) == 1 else part[k]
-            return out
+        def flat(parts: list[Array]) -> Array:
+            blocks = [
+                np.broadcast_to(x, (batch, x.shape[1])).ravel() if len(x) == 1 else x[k].reshape(-1)
+                for x in parts
+            ]
+            return np.concatenate(blocks, dtype=dtype, casting="same_kind")
 
-        def of_banks(parts: list[Any]) -> Array:
-            return flat([parts[bank] if bank >= 0 else None for bank in self.banks])
+        def of_banks(parts: list[Array]) -> Array:
+            if len(parts) == 1 and len(parts[0]) > 1:
+                return np.ascontiguousarray(parts[0][k], dtype=dtype).reshape(-1)
+            return flat(parts)
 
-        returned = nothing if not banks else of_banks([bank.returned for bank in banks])
-        held = returned
-        if phase == "corrected" and any(bank.held is not bank.returned for bank in banks or ()):
-            held = of_banks([bank.held for bank in banks or ()])
+        shared = all(len(load) == 1 for load in loads)
+        steady = all(current is None for current in constant)
+        tangent = returned = held = taken = nothing
+        if banks and phase != "free":
+            still = [np.zeros((1, len(bank.gain)), dtype=dtype) for bank in banks]
+            if phase != "transposed":
+                tangent = of_banks(
+                    [z if bank.t is None else bank.t for bank, z in zip(banks, still, strict=True)]
+                )
+            if phase != "nudged":
+                returned = held = of_banks([bank.returned for bank in banks])
+            if phase == "corrected":
+                if any(bank.held is not bank.returned for bank in banks):
+                    held = of_banks([bank.held for bank in banks])
+                assert drawn is not None
+                taken = of_banks([z if d is None else d for d, z in zip(drawn, still, strict=True)])
         return Bench(
-            a=flat(loads),
-            constant=flat(constant),
-            v0=nothing if v0 is None else flat(v0),
-            tangent=nothing if not banks else of_banks([bank.t for bank in banks]),
+            a=np.concatenate(loads, axis=1, dtype=dtype, casting="same_kind")[0] if shared else flat(loads),
+            constant=nothing
+            if steady
+            else flat([z if x is None else x for x, z in zip(constant, self.nowhere, strict=True)]),
+            v0=flat(v0) if v0 is not None and self._bent else nothing,
+            tangent=tangent,
             returned=returned,
             held=held,
-            drawn=nothing if drawn is None or phase != "corrected" else of_banks(drawn),
-            state=flat(self.nowhere if state is None else state),
+            drawn=taken,
+            state=np.zeros(batch * int(self.start[-1]), dtype=dtype) if state is None else flat(state),
         )
 
     def _nudging(self, nudge: Nudge | None, y0: Array | None, k: slice) -> Nudging:

@@ -318,6 +318,8 @@ class _Half:
     """The columns, where every line has one and they follow each other."""
     undriven: bool
     """Whether no line has one."""
+    some: bool
+    """Whether some lines have none."""
 
     def voltage(self, inputs: Array) -> Array:
         if self.undriven:
@@ -325,8 +327,10 @@ class _Half:
         if self.columns is not None:
             dtype: Any = self.gain.dtype
             return np.multiply(inputs[:, self.columns], self.gain, dtype=dtype, casting="same_kind")
-        driven = inputs[:, self.column] * self.gain
-        return np.where(self.column < 0, self.fixed, driven).astype(self.gain.dtype, copy=False)
+        dtype = self.gain.dtype
+        driven = np.take(inputs.astype(dtype, copy=False), self.column, axis=1)
+        driven *= self.gain
+        return np.where(self.column < 0, self.fixed, driven) if self.some else driven
 
 
 def _known_lines(layers: Layers, crossbar: Crossbar, values: Values, dtype: Any) -> _Lines:
@@ -349,6 +353,7 @@ def _half(layers: Layers, voltage: FloatArray, nodes: IntArray, dtype: Any) -> _
         fixed=fixed[nodes].astype(dtype),
         columns=slice(first, first + size) if follow else None,
         undriven=bool(np.all(column < 0)),
+        some=bool(np.any(column < 0)),
     )
 
 

@@ -11,6 +11,7 @@ from interpreted import interpreted
 
 from circuitsim.netlist.tables import FloatArray
 from circuitsim.solver import Drive, SolverSettings, build_plan, solve, solve_transposed
+from circuitsim.solver.kernels.amplifiers import held_nodes, output_changes, tangents
 
 HERE = Path(__file__).resolve().parent
 
@@ -57,6 +58,26 @@ def compiled_sweeps() -> list[FloatArray]:
         for point in (free, *moved):
             found += [*point.layers, point.iterations.astype(float)]
     return found
+
+
+def single_amplifiers() -> list[FloatArray]:
+    """Saturating amplifiers in float32, which have functions of their own."""
+    rng = np.random.default_rng(2)
+    shape = (3, 7)
+    gain, limit = (rng.uniform(0.5, 2.0, 7).astype(np.float32) for _ in range(2))
+    v0, d = (rng.uniform(-1, 1, shape).astype(np.float32) for _ in range(2))
+    t, slope, out, change, bend = (np.empty(shape, np.float32) for _ in range(5))
+    tangents(v0, gain, np.zeros(7, np.float32), limit, t, slope, out)
+    output_changes(d, gain, limit, t, change)
+    moved, load = np.zeros(shape, np.float32), np.ones((1, 7), np.float32)
+    held_nodes(load, d, np.full(shape, 0.3, np.float32), gain, limit, t, slope, moved, bend)
+    return [t, slope, out, change, moved, bend]
+
+
+def test_interpreted_amplifiers_agree_in_float32() -> None:
+    for found, expected in zip(interpreted(__file__, "single_amplifiers"), single_amplifiers(), strict=True):
+        assert expected.dtype == np.float32
+        np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("case", [general, layered, compiled_sweeps], ids=lambda case: case.__name__)

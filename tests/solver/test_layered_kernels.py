@@ -54,6 +54,27 @@ def test_functions_are_right_to_a_few_units_in_the_last_place() -> None:
         assert np.all(np.abs(found - expected) <= most * unit)
 
 
+@njit
+def _tangents(x, t):  # type: ignore[no-untyped-def]
+    for k in range(len(x)):
+        t[k] = hyperbolic_tangent(x[k])
+
+
+def test_tangents_of_float32_are_right_to_a_few_units_in_the_last_place() -> None:
+    rng = np.random.default_rng(0)
+    small = 10.0 ** rng.uniform(-37, 2, 20_000)
+    ends = [0.0, -0.0, np.inf, -np.inf, 800.0, -800.0, 1e-38, 10.0, -10.0]
+    x = np.concatenate([rng.uniform(-12, 12, 50_000), rng.uniform(-1, 1, 50_000), small, -small, ends])
+    x = np.concatenate([x, np.arange(-60, 60) * (0.25 * math.log(2))]).astype(np.float32)
+    t = np.empty_like(x)
+    _tangents(x, t)
+    expected = np.tanh(x.astype(np.float64))
+    assert np.all(np.abs(t - expected) <= 4 * np.spacing(np.abs(expected).astype(np.float32)))
+    nothing = np.full(3, np.nan, np.float32)
+    _tangents(nothing, t[:3])
+    assert np.isnan(t[:3]).all()
+
+
 def test_functions_at_the_ends_of_their_range() -> None:
     x = np.array([0.0, -0.0, np.nan, np.inf, -np.inf, 800.0, -800.0, 5e-324, -5e-324, 700.0, -700.0])
     e, less, t = functions(x)

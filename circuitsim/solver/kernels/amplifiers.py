@@ -22,17 +22,27 @@ _MOST_STEPS = 100
 _SETTLED = 1e-8
 _SETTLED_SINGLE = 1e-4
 """Relative steps after which Newton's method is as good as float64 and float32 are."""
+_ROUNDING, _ROUNDING_SINGLE = 1e-15, 3e-7
+
+
+@kernel
+def _slopes_and_limits(gain, limit):  # type: ignore[no-untyped-def]
+    """Return G / L and L of the saturating amplifier that each one is, or is nearly."""
+    finite = np.empty_like(limit)
+    for k in range(len(limit)):
+        finite[k] = limit[k] if limit[k] < np.inf else limit.dtype.type(1e30)
+    return gain / finite, finite
 
 
 @kernel
 def outputs(v, gain, offset, limit, out):  # type: ignore[no-untyped-def]
     """Write f(v); an infinite ``limit`` is a linear amplifier."""
     batch, n = v.shape
+    _, finite = _slopes_and_limits(gain, limit)
     for b in range(batch):
         for k in range(n):
             linear = gain[k] * (v[b, k] + offset[k])
-            finite = limit[k] if limit[k] < np.inf else 1e30
-            curved = finite * hyperbolic_tangent(linear / finite)
+            curved = finite[k] * hyperbolic_tangent(linear / finite[k])
             out[b, k] = curved if limit[k] < np.inf else linear
 
 
@@ -40,30 +50,32 @@ def outputs(v, gain, offset, limit, out):  # type: ignore[no-untyped-def]
 def tangents(v, gain, offset, limit, t, slope, out):  # type: ignore[no-untyped-def]
     """Write t, a and f at v."""
     batch, n = v.shape
+    one = v.dtype.type(1)
+    _, finite = _slopes_and_limits(gain, limit)
     for b in range(batch):
         for k in range(n):
-            finite = limit[k] if limit[k] < np.inf else 1e30
             linear = gain[k] * (v[b, k] + offset[k])
-            x = hyperbolic_tangent(linear / finite)
+            x = hyperbolic_tangent(linear / finite[k])
             t[b, k] = x
-            out[b, k] = finite * x if limit[k] < np.inf else linear
-            slope[b, k] = gain[k] * (1.0 - x * x)
+            out[b, k] = finite[k] * x if limit[k] < np.inf else linear
+            slope[b, k] = gain[k] * (one - x * x)
 
 
 @kernel
 def output_changes(d, gain, limit, t, out):  # type: ignore[no-untyped-def]
     """Write f(v0 + d) - f(v0)."""
     batch, n = d.shape
+    one, least = d.dtype.type(1), d.dtype.type(1e-9)
+    steep, finite = _slopes_and_limits(gain, limit)
     for b in range(batch):
         for k in range(n):
-            finite = limit[k] if limit[k] < np.inf else 1e30
-            e = hyperbolic_tangent(gain[k] / finite * d[b, k])
-            lift = 1.0 + t[b, k] * e
+            e = hyperbolic_tangent(steep[k] * d[b, k])
+            lift = one + t[b, k] * e
             # From one saturation to the other the product is 0/0; there nothing cancels.
-            across = lift < 1e-9
-            lift = 1.0 if across else lift
-            change = -2.0 * t[b, k] if across else e * (1.0 - t[b, k] * t[b, k]) / lift
-            out[b, k] = finite * change if limit[k] < np.inf else gain[k] * d[b, k]
+            across = lift < least
+            lift = one if across else lift
+            change = -(t[b, k] + t[b, k]) if across else e * (one - t[b, k] * t[b, k]) / lift
+            out[b, k] = finite[k] * change if limit[k] < np.inf else gain[k] * d[b, k]
 
 
 @kernel
@@ -74,35 +86,38 @@ def held_nodes(a, current, drawn, gain, limit, t, slope, d, bend):  # type: igno
     the conductance through which it comes back. Writes c(D) into ``bend``.
     """
     batch, n = d.shape
-    x, c, steep = np.empty(n), np.empty(n), np.empty(n)
-    settled = _SETTLED_SINGLE if d.itemsize == 4 else _SETTLED
-    for k in range(n):
-        steep[k] = gain[k] / limit[k] if limit[k] < np.inf else gain[k] * 1e-30
+    kind = d.dtype.type
+    one, half, near, least = kind(1), kind(0.5), kind(0.05), kind(1e-12)
+    settled = kind(_SETTLED_SINGLE if d.itemsize == 4 else _SETTLED)
+    # Where the slope was held up, steps shrink by a factor only.
+    slowly = max(settled * settled, kind(_ROUNDING_SINGLE if d.itemsize == 4 else _ROUNDING))
+    x, c = np.empty(n, d.dtype), np.empty(n, d.dtype)
+    steep, finite = _slopes_and_limits(gain, limit)
     for b in range(batch):
         load = a[b if a.shape[0] > 1 else 0]
         for k in range(n):
             # c(D) is -a0 t G/L D^2 to second order; further out the old d is the better start.
             first = current[b, k] / load[k]
             y = steep[k] * first
-            second = first * (1.0 + drawn[b, k] * slope[b, k] * t[b, k] * y / load[k])
-            x[k] = second if abs(y) < 0.05 else float(d[b, k])
+            second = first * (one + drawn[b, k] * slope[b, k] * t[b, k] * y / load[k])
+            x[k] = second if abs(y) < near else d[b, k]
         for _ in range(_MOST_STEPS):
             unsettled = 0
             for k in range(n):
                 e = hyperbolic_tangent(steep[k] * x[k])
-                lift = max(1.0 + t[b, k] * e, 1e-12)
-                share = 1.0 / lift
+                share = one / max(one + t[b, k] * e, least)
                 there = (t[b, k] + e) * share
-                bent = gain[k] / steep[k] * e * (1.0 - t[b, k] * t[b, k]) * share - slope[b, k] * x[k]
-                tilt = gain[k] * (1.0 - there * there) - slope[b, k]
-                f = load[k] * x[k] + drawn[b, k] * bent - current[b, k]
+                bent = finite[k] * e * (one - t[b, k] * t[b, k]) * share - slope[b, k] * x[k]
+                tilt = gain[k] * (one - there * there) - slope[b, k]
                 bending = drawn[b, k] * tilt
-                step = f / (load[k] + max(bending, -0.5 * load[k]))
+                lowest = -half * load[k]
+                step = (load[k] * x[k] + drawn[b, k] * bent - current[b, k]) / (
+                    load[k] + max(bending, lowest)
+                )
                 x[k] -= step
                 # What is left after a small step is its square: to that order c is known too.
                 c[k] = bent - tilt * step
-                # Where the slope was held up, steps shrink by a factor only.
-                enough = settled if bending > -0.5 * load[k] else max(settled * settled, 1e-15)
+                enough = settled if bending > lowest else slowly
                 unsettled += 0 if abs(step) <= enough * abs(x[k]) else 1
             if unsettled == 0:
                 break

@@ -14,6 +14,8 @@ kernel = njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "nsz"}, e
 
 _ROWS = 32
 """Rows summed in the working precision before their sum is added in float64."""
+_BITS = 512
+"""Bit lines whose currents are found together: what four rows need of them fits the first cache."""
 
 
 @kernel
@@ -69,31 +71,66 @@ def bit_sums(g, first, last, bit_sum):  # type: ignore[no-untyped-def]
 def currents_and_sums(words, w, first, last, currents, bit_sum):  # type: ignore[no-untyped-def]
     """Add ``words @ w`` of rows first to last to ``currents`` (B, N), and the rows to ``bit_sum`` (N,).
 
-    One pass over w (M, N) for a few samples: words (B, M).
+    One pass over w (M, N) for every four samples: words (B, M).
     """
     batch, n = currents.shape
-    few = np.zeros(n, w.dtype)
-    j = first
-    while j < last:
-        if j + 4 <= last:
-            for b in range(batch):
-                u0, u1, u2, u3 = words[b, j], words[b, j + 1], words[b, j + 2], words[b, j + 3]
-                for i in range(n):
-                    currents[b, i] += (u0 * w[j, i] + u1 * w[j + 1, i]) + (
-                        u2 * w[j + 2, i] + u3 * w[j + 3, i]
-                    )
-            for i in range(n):
-                few[i] += (w[j, i] + w[j + 1, i]) + (w[j + 2, i] + w[j + 3, i])
-            j += 4
-        else:
-            for b in range(batch):
-                u0 = words[b, j]
-                for i in range(n):
-                    currents[b, i] += u0 * w[j, i]
-            for i in range(n):
-                few[i] += w[j, i]
-            j += 1
-        if (j - first) % _ROWS == 0 or j == last:
-            for i in range(n):
-                bit_sum[i] += few[i]
-                few[i] = 0
+    zero = w.dtype.type(0)
+    # Samples side by side, zeros for those that are missing.
+    u = np.empty((last - first, 4), w.dtype)
+    # Four currents and the sum of some bit lines, in one array so that nothing else can lie in them.
+    kept = np.empty(5 * _BITS, w.dtype)
+    for b0 in range(0, batch, 4):
+        for j in range(first, last):
+            for b in range(4):
+                u[j - first, b] = words[b0 + b, j] if b0 + b < batch else zero
+        for left in range(0, n, _BITS):
+            size = min(_BITS, n - left)
+            kept[:] = 0
+            for top in range(first, last, _ROWS):
+                bottom = min(top + _ROWS, last)
+                j = top
+                while j + 4 <= bottom:
+                    _four_rows(u, w, first, j, left, size, kept)
+                    j += 4
+                while j < bottom:
+                    _one_row(u, w, first, j, left, size, kept)
+                    j += 1
+                if b0 == 0:
+                    for i in range(size):
+                        bit_sum[left + i] += kept[4 * _BITS + i]
+                for i in range(size):
+                    kept[4 * _BITS + i] = 0
+            for b in range(min(4, batch - b0)):
+                for i in range(size):
+                    currents[b0 + b, left + i] += kept[b * _BITS + i]
+
+
+@kernel
+def _four_rows(u, w, first, j, left, size, kept):  # type: ignore[no-untyped-def]
+    """Add what four rows of some bit lines carry for four samples, and the rows, to ``kept``."""
+    k = j - first
+    a0, a1, a2, a3 = u[k, 0], u[k + 1, 0], u[k + 2, 0], u[k + 3, 0]
+    b0, b1, b2, b3 = u[k, 1], u[k + 1, 1], u[k + 2, 1], u[k + 3, 1]
+    c0, c1, c2, c3 = u[k, 2], u[k + 1, 2], u[k + 2, 2], u[k + 3, 2]
+    d0, d1, d2, d3 = u[k, 3], u[k + 1, 3], u[k + 2, 3], u[k + 3, 3]
+    w0, w1 = w[j][left : left + size], w[j + 1][left : left + size]
+    w2, w3 = w[j + 2][left : left + size], w[j + 3][left : left + size]
+    for i in range(size):
+        x0, x1, x2, x3 = w0[i], w1[i], w2[i], w3[i]
+        kept[i] += (a0 * x0 + a1 * x1) + (a2 * x2 + a3 * x3)
+        kept[_BITS + i] += (b0 * x0 + b1 * x1) + (b2 * x2 + b3 * x3)
+        kept[2 * _BITS + i] += (c0 * x0 + c1 * x1) + (c2 * x2 + c3 * x3)
+        kept[3 * _BITS + i] += (d0 * x0 + d1 * x1) + (d2 * x2 + d3 * x3)
+        kept[4 * _BITS + i] += (x0 + x1) + (x2 + x3)
+
+
+@kernel
+def _one_row(u, w, first, j, left, size, kept):  # type: ignore[no-untyped-def]
+    k, row = j - first, w[j][left : left + size]
+    for i in range(size):
+        x = row[i]
+        kept[i] += u[k, 0] * x
+        kept[_BITS + i] += u[k, 1] * x
+        kept[2 * _BITS + i] += u[k, 2] * x
+        kept[3 * _BITS + i] += u[k, 3] * x
+        kept[4 * _BITS + i] += x

@@ -41,13 +41,14 @@ class Wiring(NamedTuple):
     offset: np.ndarray
     limit: np.ndarray
     back: np.ndarray
+    bank_start: np.ndarray  # (L,): place of a layer's bank where the arrays of banks lie one behind the other
 
 
 class Bench(NamedTuple):
-    """One phase of a batch; flat (B, n_l) blocks."""
+    """One phase of a batch; flat (B, n_l) blocks, from ``tangent`` to ``drawn`` of banks alone."""
 
-    a: np.ndarray
-    constant: np.ndarray
+    a: np.ndarray  # or (1, n_l) blocks, where all samples share them
+    constant: np.ndarray  # or empty, where nothing is constant
     v0: np.ndarray
     tangent: np.ndarray
     returned: np.ndarray  # gain of banks on the way back, in corrected and transposed phases
@@ -73,6 +74,19 @@ class Nudging(NamedTuple):
 def _block(flat, start, layer, batch):  # type: ignore[no-untyped-def]
     first, last = start[layer], start[layer + 1]
     return flat[batch * first : batch * last].reshape(batch, last - first)
+
+
+@kernel
+def _loads(bench, start, layer, batch):  # type: ignore[no-untyped-def]
+    """Return what loads the nodes of a layer, (B, n) or (1, n)."""
+    return _block(bench.a, start, layer, batch if len(bench.a) == batch * start[-1] else 1)
+
+
+@kernel
+def _of_bank(flat, wiring, layer, batch):  # type: ignore[no-untyped-def]
+    """Return the block (B, n) of the bank of a layer."""
+    first, size = wiring.bank_start[layer], wiring.start[layer + 1] - wiring.start[layer]
+    return flat[batch * first : batch * (first + size)].reshape(batch, size)
 
 
 @kernel
@@ -139,11 +153,11 @@ def _pass_on(phase, wiring, bench, layer, d, out):  # type: ignore[no-untyped-de
         outputs(d, gain, wiring.offset[first:last], limit, out)
         return True
     if phase == NUDGED:
-        output_changes(d, gain, limit, _block(bench.tangent, start, layer, batch), out)
+        output_changes(d, gain, limit, _of_bank(bench.tangent, wiring, layer, batch), out)
         return True
     if phase == CORRECTED and wiring.bank[layer] == 2:
-        slope = _block(bench.held, start, layer, batch)
-        output_changes(d, gain, limit, _block(bench.tangent, start, layer, batch), out)
+        slope = _of_bank(bench.held, wiring, layer, batch)
+        output_changes(d, gain, limit, _of_bank(bench.tangent, wiring, layer, batch), out)
         for b in range(batch):
             for k in range(last - first):
                 out[b, k] -= slope[b, k] * d[b, k]
@@ -200,12 +214,17 @@ def _visit(phase, wiring, bench, nudging, layer, old, passing, passes, work):  #
     state = _block(bench.state, start, layer, old)
     batch, n = state.shape
     first, last = start[layer], start[layer + 1]
-    a = _block(bench.a, start, layer, batch)
+    a = _loads(bench, start, layer, batch)
     current = work[0, : batch * n].reshape(batch, n)
-    constant = _block(bench.constant, start, layer, batch)
-    for b in range(batch):
-        for k in range(n):
-            current[b, k] = constant[b, k]
+    if len(bench.constant) > 0:
+        constant = _block(bench.constant, start, layer, batch)
+        for b in range(batch):
+            for k in range(n):
+                current[b, k] = constant[b, k]
+    else:
+        for b in range(batch):
+            for k in range(n):
+                current[b, k] = 0
     for link in wiring.links:
         banked, source, target, place, rows, columns, turned = link
         if source != layer and target != layer:
@@ -227,7 +246,7 @@ def _visit(phase, wiring, bench, nudging, layer, old, passing, passes, work):  #
                         back[b, k] = 0
                 _send(there, weights, back, turned == 0, rows, columns)
                 if phase >= CORRECTED:
-                    slope = _block(bench.returned, start, layer, batch)
+                    slope = _of_bank(bench.returned, wiring, layer, batch)
                     for b in range(batch):
                         for k in range(n):
                             current[b, k] += slope[b, k] * back[b, k]
@@ -240,7 +259,7 @@ def _visit(phase, wiring, bench, nudging, layer, old, passing, passes, work):  #
         load = work[2, : batch * n].reshape(batch, n)
         for b in range(batch):
             for k in range(n):
-                load[b, k] = a[b, k]
+                load[b, k] = a[b if len(a) > 1 else 0, k]
         _pull(nudging, state, current, load)
     kind, count, column = wiring.nodes[layer]
     out = _block(passing, start, layer, batch)
@@ -263,11 +282,11 @@ def _visit(phase, wiring, bench, nudging, layer, old, passing, passes, work):  #
         held_nodes(
             load,
             current,
-            _block(bench.drawn, start, layer, batch),
+            _of_bank(bench.drawn, wiring, layer, batch),
             wiring.gain[first:last],
             wiring.limit[first:last],
-            _block(bench.tangent, start, layer, batch),
-            _block(bench.held, start, layer, batch),
+            _of_bank(bench.tangent, wiring, layer, batch),
+            _of_bank(bench.held, wiring, layer, batch),
             state,
             out,
         )
@@ -275,8 +294,9 @@ def _visit(phase, wiring, bench, nudging, layer, old, passing, passes, work):  #
         return
     else:
         for b in range(batch):
+            own = load[b if len(load) > 1 else 0]
             for k in range(n):
-                state[b, k] = current[b, k] / load[b, k]
+                state[b, k] = current[b, k] / own[k]
     if wiring.bank[layer] > 0:
         passes[layer] = _pass_on(phase, wiring, bench, layer, state, out)
 
@@ -297,9 +317,12 @@ def relax_layers(  # type: ignore[no-untyped-def]
     passing = np.zeros_like(bench.state)
     passes = np.zeros(len(start) - 1, np.bool_)
     for layer in range(len(start) - 1):
-        if wiring.bank[layer] > 0:
-            state = _block(bench.state, start, layer, batch)
-            passes[layer] = _pass_on(phase, wiring, bench, layer, state, _block(passing, start, layer, batch))
+        # Without loops all are visited before what they pass on is asked for.
+        if wiring.bank[layer] > 0 and loops > 0:
+            state, there = _block(bench.state, start, layer, batch), _block(passing, start, layer, batch)
+            # What does not move passes on nothing.
+            still = phase != FREE and not np.any(state)
+            passes[layer] = not still and _pass_on(phase, wiring, bench, layer, state, there)
     if loops == 0:
         for layer in order:
             _visit(phase, wiring, bench, nudging, layer, batch, passing, passes, work)
@@ -317,7 +340,8 @@ def relax_layers(  # type: ignore[no-untyped-def]
         _visit(phase, wiring, bench, nudging, layer, batch, passing, passes, work)
         size += start[layer + 1] - start[layer]
     x, g = np.empty((batch, size), work.dtype), np.empty((batch, size), work.dtype)
-    a, out = np.empty((batch, size), work.dtype), np.empty((batch, size), work.dtype)
+    out = np.empty((batch, size), work.dtype)
+    a = np.empty((batch if len(bench.a) == batch * start[-1] else 1, size), work.dtype)
     xs = np.empty((_DEPTH, batch, size), work.dtype)
     fs = np.empty((_DEPTH, batch, size), work.dtype)
     gram, held = np.zeros((batch, _DEPTH, _DEPTH)), np.zeros((batch, _DEPTH), np.bool_)
