@@ -179,6 +179,7 @@ def _train(bench: Bench, writer: RunWriter, earlier: Mapping[str, Any], watcher:
 
             try:
                 metrics = trainer.epoch(epoch, on_step)
+                state = trainer.state()
             except ConvergenceError as error:
                 raise ConvergenceError(
                     f"estimator {name}, epoch {epoch + 1}: {error.rule}",
@@ -194,7 +195,7 @@ def _train(bench: Bench, writer: RunWriter, earlier: Mapping[str, Any], watcher:
                     remedy=f"The record keeps the epochs before this one; go on with: "
                     f"circuitsim train {writer.path} --resume",
                 ) from error
-            writer.write_epoch(name, epoch, metrics, trainer.state())
+            writer.write_epoch(name, epoch, metrics, state)
             watcher.epoch(name, epoch, metrics)
         chips[name] = trainer.chip
     for key, array in _result_extras(bench, chips[bench.headline]).items():

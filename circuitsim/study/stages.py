@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from circuitsim.chip import Chip, WriteReport, fabricate
+from circuitsim.chip.substrate import StatefulSubstrate
 from circuitsim.devices import DeviceCard
 from circuitsim.learning import Gradient, Phases, Trainer
 from circuitsim.learning.in_the_loop import SubstrateTrainer
@@ -119,7 +120,9 @@ class StagedTrainer:
         if self._on_die and isinstance(self.die, Trainer):
             # Devices that do not learn are as the transfer wrote them.
             self._write()
-        self.die.restore(state, finished=finished or not self._on_die)
+        # A substrate may have been written since: an interrupted transfer. One without a memory waits for it.
+        keeps = isinstance(self.die, SubstrateTrainer) and isinstance(self.die.substrate, StatefulSubstrate)
+        self.die.restore(state, finished=finished or not (self._on_die or keeps))
 
     def _write(self) -> WriteReport:
         return self.die.transfer(self.first.chip.target, self.programming)

@@ -137,6 +137,27 @@ class TestInProcess:
         assert not read_record(record).finished
         same(whole, resume_experiment(record))
 
+    def test_resumes_behind_an_interrupted_transfer(self, tmp_path: Path) -> None:
+        """The die has been written, and the record does not know: it is brought back to before."""
+        changes = {
+            "use": {"kind": "transfer", "fine_tune": 1},
+            "training": EXPERIMENT["training"] | {"epochs": 1},
+        }
+        undisturbed = run_experiment(write(tmp_path / "whole", **changes))
+        path = write(tmp_path / "stopped", **changes)
+        bench = prepare(load_experiment(path), folder=path.parent, file=path)
+        die = simulated_substrate(
+            bench.plan.netlist, bench.cost, bench.card, seed=4, readout=bench.experiment.readout
+        )
+        stopper = Stopper("corrected-centred", 1, stop)
+        stopper.at = ("corrected-centred", 1, 1)
+        with pytest.raises(Stopped):
+            run_experiment(path, watcher=stopper, substrate=die)
+        assert die.presentations > 0
+        record = path.with_name("loop-s4.h5")
+        assert read_record(record).arms["corrected-centred"].epochs_done == 1
+        same(undisturbed, resume_experiment(record, substrate=die))
+
     def test_a_substrate_of_ones_own(self, whole: RunRecord, tmp_path: Path) -> None:
         path = write(tmp_path)
         bench = prepare(load_experiment(path), folder=tmp_path, file=path)
