@@ -110,7 +110,8 @@ def resume_experiment(
     """Finish an interrupted run from its record alone, to the same numbers as without interruption.
 
     Raises:
-        RecordError: not a record of a training run, or made by code that compiles another circuit.
+        RecordError: not a record of a training run, made by code that compiles another circuit, or begun on
+            another substrate.
     """
     found = read_record(record)
     if found.finished:
@@ -119,8 +120,27 @@ def resume_experiment(
         recorded_bench(found).connected(substrate) as bench,
         RunWriter.resume(record) as writer,
     ):
+        _check_same_substrate(found, bench)
         _train(bench, writer, found.arms, watcher or _Silent())
     return read_record(record)
+
+
+def _check_same_substrate(record: RunRecord, bench: Bench) -> None:
+    """Refuse to go on with a run on another substrate than it began on; its version may have changed.
+
+    Raises:
+        RecordError: naming both.
+    """
+    began = record.header.get("substrate")
+    present = None if bench.substrate is None else bench.substrate.capabilities.identity
+    if (began or "").split(",")[:3] == (present or "").split(",")[:3]:
+        return
+    raise RecordError(
+        f"began on {began or 'no substrate'}, and this is {present or 'none'}",
+        file=record.path,
+        field="substrate",
+        remedy="Give it the substrate that it began on, or start the run again.",
+    )
 
 
 def recorded_bench(record: RunRecord) -> Bench:

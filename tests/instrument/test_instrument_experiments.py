@@ -15,8 +15,8 @@ import pytest
 import yaml
 from served import PROGRAM, Served, serving, start
 
-from circuitsim.errors import InstrumentError, SpecError
-from circuitsim.instrument.simulated import simulated_substrate
+from circuitsim.errors import InstrumentError, RecordError, SpecError
+from circuitsim.instrument.simulated import SimulatedSubstrate, simulated_substrate
 from circuitsim.record import RunRecord, read_record
 from circuitsim.study import load_experiment, prepare, resume_experiment, run_experiment
 from circuitsim.study.subjects import learned_chip
@@ -158,6 +158,24 @@ class TestInProcess:
         assert read_record(record).arms["corrected-centred"].epochs_done == 1
         same(undisturbed, resume_experiment(record, substrate=die))
 
+    def test_goes_on_where_it_began_only(self, tmp_path: Path) -> None:
+        path = write(tmp_path, substrate=None)
+        bench = prepare(load_experiment(path), folder=tmp_path, file=path)
+
+        def die(seed: int) -> SimulatedSubstrate:
+            return simulated_substrate(bench.plan.netlist, bench.cost, bench.card, seed=seed)
+
+        with pytest.raises(Stopped):
+            run_experiment(path, watcher=Stopper("corrected-centred", 1, stop), substrate=die(4))
+        record = tmp_path / "loop-s4.h5"
+        with pytest.raises(RecordError, match=r"substrate: began on circuitsim,tiny,4,\S+, and this is none"):
+            resume_experiment(record)
+        with pytest.raises(
+            RecordError, match=r"began on circuitsim,tiny,4,\S+ and this is circuitsim,tiny,5,"
+        ):
+            resume_experiment(record, substrate=die(5))
+        assert resume_experiment(record, substrate=die(4)).finished
+
     def test_a_substrate_of_ones_own(self, whole: RunRecord, tmp_path: Path) -> None:
         path = write(tmp_path)
         bench = prepare(load_experiment(path), folder=tmp_path, file=path)
@@ -258,7 +276,7 @@ class TestInProcess:
         module.write_text(
             "from pathlib import Path\n"
             "from circuitsim.study import load_experiment, prepare\n"
-            "from circuitsim.instrument.simulated import simulated_substrate\n"
+            "from circuitsim.instrument.simulated import SimulatedSubstrate, simulated_substrate\n"
             "def connect(netlist, cost):\n"
             f"    path = Path({str(tmp_path)!r}) / 'loop.yaml'\n"
             "    bench = prepare(load_experiment(path), folder=path.parent, file=path)\n"
