@@ -185,7 +185,11 @@ class Link:
             raise RefusedError(rule, number=number, words=words, object=self.resource)
         if len(found) < answers:
             self.close()
-            raise InstrumentError(f"left {_shown(messages)} without an answer", object=self.resource)
+            raise InstrumentError(
+                f"left {_shown(messages)} without an answer",
+                object=self.resource,
+                remedy="Is this the address of the right instrument? It needs the commands of `circuitsim serve`.",
+            )
         return found
 
     def close(self) -> None:
