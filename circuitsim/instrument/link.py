@@ -188,7 +188,7 @@ class Link:
             raise InstrumentError(
                 f"left {_shown(messages)} without an answer",
                 object=self.resource,
-                remedy="Is this the address of the right instrument? It needs the commands of `circuitsim serve`.",
+                remedy="Is this the right instrument? It needs the commands of `circuitsim serve`.",
             )
         return found
 
