@@ -281,7 +281,8 @@ class VisaSubstrate:
                 remedy=f"It was {self._capabilities.identity}. Start the run again.",
             )
         if self._lock:
-            self._take_lock(waiting)
+            # What others have asked for comes before.
+            self._take_lock(self._timeout)
         self._capabilities = capabilities
 
     def _take_lock(self, waiting: float) -> None:

@@ -42,9 +42,9 @@ _VERSION = "1999.0"
 class Command:
     """One command: how its header is written, what it takes, what it does.
 
-    ``most`` is None where parameters may go on. ``die``: it takes the die, and so waits for its turn.
-    ``guarded``: the lock of another session forbids it. ``always``: it is done even behind an error of the
-    same message.
+    ``most`` is None where parameters may go on. ``die``: it takes the die, and so waits for its turn, but
+    where ``at_once`` says that there is nothing to wait for. ``guarded``: the lock of another session forbids
+    it. ``always``: it is done even behind an error of the same message.
     """
 
     header: str
@@ -54,6 +54,7 @@ class Command:
     least: int = 0
     most: int | None = 0
     die: bool = False
+    at_once: Callable[[Session], bool] = lambda session: False
     guarded: bool = False
     always: bool = False
 
@@ -235,10 +236,11 @@ def _circuit(session: Session, _: Parameters) -> bytes:
 
 
 def _request_lock(session: Session, _: Parameters) -> str:
-    die = session.die
-    if die.owner is None:
-        die.owner = session
-    return "1" if die.owner is session else "0"
+    return "1" if session.die.grant(session) else "0"
+
+
+def _lock_decided(session: Session) -> bool:
+    return session.die.owner is not None
 
 
 def _release_lock(session: Session, _: Parameters) -> None:
@@ -561,6 +563,9 @@ COMMANDS: tuple[Command, ...] = (
     Command(
         header="SYSTem:LOCK:REQuest?",
         run=_request_lock,
+        # What others asked for before is done before the lock is given: nothing of theirs comes after it.
+        die=True,
+        at_once=_lock_decided,
         help="Ask for the lock: 1 it is this session's, 0 another has it. It goes with its session.",
     ),
     Command(header="SYSTem:LOCK:RELease", run=_release_lock, help="Give the lock back."),

@@ -436,7 +436,8 @@ class _Connection(asyncio.Protocol):
         if command.guarded and die.owner is not None and die.owner is not self.session:
             raise ScpiError(-203, f"the die is locked by {die.owner.name}")
         try:
-            if not command.die and unit.size <= _LARGE:
+            waits = command.die and not command.at_once(self.session)
+            if not waits and unit.size <= _LARGE:
                 response = command.run(self.session, unit.parameters)
             else:
                 response = await self._run_on_die(command, unit)

@@ -53,6 +53,8 @@ class Session:
     """That the last update took."""
     answering: bool = False
     """Whether the message that is being done has a response already."""
+    ended: bool = False
+    """Whether its connection is gone."""
 
     def reset(self) -> None:
         """Bring every setting back to what it is at the start; registers and errors stay."""
@@ -281,8 +283,18 @@ class ServedDie:
         with _refusing(-200):
             self._restore(self.registers[register])
 
+    def grant(self, session: Session) -> bool:
+        """Give a session the lock, if nobody has it and it has not ended; return whether it has it."""
+        if self.owner is None:
+            self.owner = session
+        # It may have ended while it waited for its turn, in another thread.
+        if self.owner is session and session.ended:
+            self.owner = None
+        return self.owner is session
+
     def forget(self, session: Session) -> None:
         """Let go of what a session that has ended held."""
+        session.ended = True
         if self.owner is session:
             self.owner = None
         if self._anchored is session:

@@ -62,8 +62,9 @@ def main() -> int:
             with served.client() as owner:
                 _prepare(owner)
                 _round(served, arguments, "warm-up", arguments.count // 5, broken)
-                before, memory = _digest(owner, state), _memory(served)
+                # The lock first: what clients that have gone asked for in full is done before it is given.
                 assert owner.query("SYST:LOCK:REQ?") == "1"
+                before, memory = _digest(owner, state), _memory(served)
                 _round(served, arguments, "locked", arguments.count // 2, broken)
                 if _digest(owner, state) != before:
                     broken.append("the die has changed under refused commands")

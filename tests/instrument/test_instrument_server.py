@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import select
 import signal
 import socket
 import sys
@@ -535,6 +536,35 @@ def test_a_single_client_s_quick_phases_stay_on_the_loop_and_long_ones_do_not(
 
 
 # ------------------------------------------------------------------------- limits and misbehaviour
+
+
+def test_the_lock_is_given_behind_what_others_asked_for_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of theirs is done once it has been given; who is refused need not wait for that."""
+    die = ServedDie(substrate=tiny())
+    begun, gate = threading.Event(), threading.Event()
+
+    def wait(seconds: float) -> None:
+        begun.set()
+        assert gate.wait(20)
+
+    monkeypatch.setattr(die.substrate, "wait", wait)
+    with here(die) as server, server.client() as other, server.client() as owner:
+        other.write("DIAG:WAIT 1")
+        assert begun.wait(10)
+        with server.client() as gone:
+            gone.write("SYST:LOCK:REQ?")
+        owner.write("SYST:LOCK:REQ?")
+        assert not select.select([owner.socket], [], [], 0.2)[0]
+        gate.set()
+        # The one before it had gone when its turn came.
+        assert owner.line() == "1"
+        gate.clear()
+        begun.clear()
+        owner.write("DIAG:WAIT 1")
+        assert begun.wait(10)
+        assert other.query("SYST:LOCK:REQ?") == "0"
+        gate.set()
+        assert owner.query("SYST:LOCK:REQ?;*OPC?") == "1;1"
 
 
 def test_a_client_that_vanishes_within_a_block_leaves_nothing(shared: Here) -> None:
