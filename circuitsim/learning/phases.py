@@ -128,7 +128,7 @@ class Phases:
         layered = self.plan.layered
         first = guess if isinstance(guess, LayerChange) else None
         change, _ = layered_change(self.plan, self.values, drive, free, self.settings, start=first)
-        if not np.any(change.status):
+        if not change.status.any():
             return change
         # Sweeps left some samples: the general method takes them, or the error says why not.
         start = free if drive.anchor is None else None
@@ -152,7 +152,7 @@ class Phases:
         if dual is not None:
             dual.check(self.netlist)
         change = layered.increments(base, "transposed", settings, output_current=current, dual=dual)
-        if not np.any(change.status):
+        if not change.status.any():
             return change
         moved = solve_transposed(self.plan, self.values, free, current, settings, inputs=inputs, dual=dual)
         return layered.change_of(

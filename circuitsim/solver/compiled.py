@@ -204,9 +204,7 @@ class CompiledSweeps:
             bench = self._bench(phase, w, k, loads, constant, state, v0, banks, drawn)
             relax_layers(
                 _PHASES[phase],
-                wiring,
-                bench,
-                self._nudging(nudge, y0, k),
+                (tuple(wiring), tuple(bench), tuple(self._nudging(nudge, y0, k))),
                 order,
                 loops,
                 limits,

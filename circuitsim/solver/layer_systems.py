@@ -69,7 +69,7 @@ class FreeSystem(_LayerSystem):
         constant: list[Array],
         start: list[Array] | None,
     ) -> None:
-        state = [np.zeros_like(x) for x in constant] if start is None else list(start)
+        state = [np.zeros(x.shape, x.dtype) for x in constant] if start is None else list(start)
         super().__init__(plan, w, state)
         self.constant, self.words = constant, words
         self.loads = [load[None] for load in w.load]
@@ -226,7 +226,7 @@ class IncrementSystem(_LayerSystem):
         slopes: list[Array | float] | None = None,
     ) -> None:
         w, v0 = base.weights, base.layers
-        state = [np.zeros_like(x) for x in v0] if start is None else list(start.layers)
+        state = [np.zeros(x.shape, x.dtype) for x in v0] if start is None else list(start.layers)
         super().__init__(plan, w, state)
         self.phase, self.constant, self.v0 = phase, constant, v0
         self.banks = base.banks if faults is None else faults.banks
@@ -245,9 +245,10 @@ class IncrementSystem(_LayerSystem):
             if link.source != "bank":
                 continue
             layer, bank = self.structure.bank_layer[link.index], self.banks[link.index]
-            places = slice(None) if link.words is None else link.words
-            words = np.zeros_like(w.load[layer])
-            words[places] = w.word_sum[number]
+            words = w.word_sum[number]
+            if link.words is not None:
+                words = np.zeros_like(w.load[layer])
+                words[link.words] = w.word_sum[number]
             if bank.two_way if phase == "nudged" else bank.passes:
                 # What the bank passes forward linearly: B D or a D, read back through its own back gain.
                 gain = bank.back * bank.slope if phase == "nudged" else bank.passing * bank.returned
@@ -268,7 +269,9 @@ class IncrementSystem(_LayerSystem):
             # A resistor at each output: part of its load.
             layer = self.structure.output_layer
             g = np.full((1, len(self.structure.y_pos)), nudge.beta * nudge.conductance, dtype=w.dtype)
-            self.stiff = np.abs(plan.spread(g, v0[layer][:1])) * np.sign(nudge.beta)
+            self.stiff = np.abs(plan.spread(g, v0[layer][:1]))
+            if nudge.beta < 0:
+                self.stiff = -self.stiff
             self.loads[layer] = self.loads[layer] + self.stiff
         # What saturating banks pass on while held, found with their control nodes.
         self.bends: list[Array | None] = [None] * len(base.banks)
@@ -283,7 +286,7 @@ class IncrementSystem(_LayerSystem):
             return False
         # A softmax is steepest at a probability of one half.
         steepest = 0.0 if nudge.kind == "quadratic" else 0.25 * nudge.amplitude / nudge.scale
-        return bool((self.loads[layer] + steepest).min() <= 0)
+        return bool(self.loads[layer].min() + steepest <= 0)
 
     def load(self, layer: int) -> Array:
         return self.loads[layer]

@@ -367,7 +367,7 @@ class LayeredPlan:
 
     def spread(self, output_current: Array, like: Array) -> Array:
         """Return the currents (B, n) A of the output layer's nodes from those of outputs (B, K) A."""
-        total = np.zeros_like(like)
+        total = np.zeros(like.shape, like.dtype)
         total[:, self.structure.y_pos] += output_current
         if self.structure.y_neg is not None:
             total[:, self.structure.y_neg] -= output_current

@@ -61,6 +61,8 @@ class Fixed:
     senses: Any
     leak: list[FloatArray]
     """(n,) S to known nodes through single resistors, per layer."""
+    injected: list[Array | None]
+    """(n,) A from current sources, per layer; None where there are none."""
     gain: list[Array]
     saturation: list[Array]
     offset: list[Array]
@@ -124,11 +126,20 @@ def fix(layers: Layers, values: Values, precision: str) -> Fixed:
         for layer, nodes in enumerate(layers.layers):
             leak[layer] += node_load[nodes]
     banks = [values.banks[bank.name] for bank in n.banks]
+    injected: list[Array | None] = [None] * len(layers.layers)
+    for near, sign in ((n.isource.pos, -1.0), (n.isource.neg, 1.0)):
+        for k in np.flatnonzero(layers.is_free[near]):
+            layer = int(layers.layer_of[near[k]])
+            into = injected[layer]
+            if into is None:
+                into = injected[layer] = np.zeros(len(layers.layers[layer]), dtype=dtype)
+            into[layers.place[near[k]]] += sign * values.tables["isource"]["current"][k]
     return Fixed(
         tables=values.tables,
         banks=values.banks,
         senses=values.senses,
         leak=leak,
+        injected=injected,
         gain=[b["gain"].astype(dtype) for b in banks],
         saturation=[b["saturation"].astype(dtype) for b in banks],
         offset=[b["offset"].astype(dtype) for b in banks],
@@ -219,7 +230,7 @@ def _sums(
                 bit_sums(g_plus, first, last, bits[part])
 
     share_batch(rows, len(bits), work=g_plus.size // (16 * len(bits)), parts=len(bits))
-    return signed, words, bits.sum(axis=0)
+    return signed, words, bits[0] if len(bits) == 1 else bits.sum(axis=0)
 
 
 def _bit_sum(g: Array) -> FloatArray:
@@ -378,11 +389,12 @@ def constant_currents(
     """
     n = layers.netlist
     total: list[Array | None] = [None] * len(layers.layers)
-    shared = [np.zeros(len(nodes), dtype=w.dtype) for nodes in layers.layers]
+    shared = list(w.fixed.injected)
 
     def add(layer: int, current: Array) -> None:
+        one = shared[layer]
         if len(current) == 1 and batch != 1:
-            shared[layer] += current[0]
+            shared[layer] = current[0] if one is None else one + current[0]
         elif total[layer] is None:
             total[layer] = current
         else:
@@ -407,18 +419,12 @@ def constant_currents(
         column = np.zeros((batch, len(layers.layers[layer])), dtype=w.dtype)
         column[:, layers.place[node]] = t["resistor"]["conductance"][row] * known[:, other]
         add(layer, column)
-    s = n.isource
-    for near, sign in ((s.pos, -1.0), (s.neg, 1.0)):
-        for k in np.flatnonzero(layers.is_free[near]):
-            shared[layers.layer_of[near[k]]][layers.place[near[k]]] += sign * t["isource"]["current"][k]
     found = []
-    for layer, one in enumerate(total):
-        if one is None:
-            found.append(np.tile(shared[layer], (batch, 1)))
-        else:
-            if np.any(shared[layer]):
-                one += shared[layer]
-            found.append(one)
+    for nodes, own, of_all in zip(layers.layers, total, shared, strict=True):
+        whole = np.zeros((batch, len(nodes)), dtype=w.dtype) if own is None else own
+        if of_all is not None:
+            whole += of_all
+        found.append(whole)
     return found
 
 
@@ -434,8 +440,8 @@ def _summed_on_the_way(w: Weights, number: int, words: Array) -> Array:
             currents_and_sums(words, g, edges[part], edges[part + 1], current[part], bits[part])
 
     share_batch(rows, len(bits), work=g.size // (16 * len(bits)), parts=len(bits))
-    w.sums[w.pending.pop(number)] += bits.sum(axis=0)
-    return current.sum(axis=0)
+    w.sums[w.pending.pop(number)] += bits[0] if len(bits) == 1 else bits.sum(axis=0)
+    return current[0] if len(current) == 1 else current.sum(axis=0)
 
 
 def lines_of(crossbar: Crossbar, plus: Array, minus: Array | None) -> FloatArray:

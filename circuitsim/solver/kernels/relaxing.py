@@ -303,12 +303,14 @@ def _visit(phase, wiring, bench, nudging, layer, old, passing, passes, work):  #
 
 @kernel
 def relax_layers(  # type: ignore[no-untyped-def]
-    phase, wiring, bench, nudging, order, loops, limits, most, regular, iterations, status
+    phase, tables, order, loops, limits, most, regular, iterations, status
 ):
     """Sweep until every sample meets the limits (step, relative, rounding, absolute), or is lost.
 
-    ``order`` ends with the ``loops`` layers that close the loops; without any, one pass is exact.
+    ``order`` ends with the ``loops`` layers that close the loops; without any, one pass is exact. The tables
+    come as plain tuples, which a call of a kernel takes in less time than named ones.
     """
+    wiring, bench, nudging = Wiring(*tables[0]), Bench(*tables[1]), Nudging(*tables[2])
     start, batch = wiring.start, len(status)
     widest = 0
     for layer in range(len(start) - 1):
