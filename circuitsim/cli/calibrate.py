@@ -26,7 +26,7 @@ from circuitsim.file_kinds import is_experiment
 if TYPE_CHECKING:
     from circuitsim.chip.substrate import Substrate
     from circuitsim.devices import DeviceCard
-    from circuitsim.instrument.calibration import Calibration, Estimate
+    from circuitsim.instrument.calibration.calibration import Calibration, Estimate
     from circuitsim.learning import Cost
     from circuitsim.netlist import Netlist
 
@@ -77,8 +77,8 @@ def command(
     offset, ...: {unit, mean, mean_error, spread, spread_error, values, errors}}}, senses, crossbars, card},
     and {written, figure}.
     """
-    from circuitsim.instrument.calibrating import calibrate_substrate
-    from circuitsim.instrument.calibration import write_calibration
+    from circuitsim.instrument.calibration.calibrating import calibrate_substrate
+    from circuitsim.instrument.calibration.calibration import write_calibration
 
     for option, path, endings in (("--output", output, (".yaml", ".yml")), ("--figure", figure, (".png",))):
         if path is not None and path.suffix.lower() not in endings:

@@ -19,8 +19,8 @@ from circuitsim.file_kinds import is_experiment
 
 if TYPE_CHECKING:
     from circuitsim.devices import DeviceCard
-    from circuitsim.instrument.server import ServerLimits
-    from circuitsim.instrument.session import ServedDie
+    from circuitsim.instrument.served.server import ServerLimits
+    from circuitsim.instrument.served.session import ServedDie
     from circuitsim.study.bench import Bench
 
 _BITS = 16
@@ -81,7 +81,7 @@ def command(
         remark(f"resumed from {state}; registers: {kept}")
     import asyncio
 
-    from circuitsim.instrument.server import ServerLimits
+    from circuitsim.instrument.served.server import ServerLimits
 
     limits = ServerLimits(clients=clients, silence=timeout, unread=timeout)
     try:
@@ -104,7 +104,7 @@ async def _serve(
 ) -> None:
     import asyncio
 
-    from circuitsim.instrument.server import serve_die
+    from circuitsim.instrument.served.server import serve_die
 
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     before = {
@@ -206,9 +206,9 @@ def _card_paths(cards: list[str]) -> list[str]:
 
 
 def _served(bench: Bench, path: Path, bits: int | None, state: Path | None) -> ServedDie:
-    from circuitsim.instrument.session import ServedDie
+    from circuitsim.instrument.served.session import ServedDie
+    from circuitsim.instrument.served.state_file import StateFile
     from circuitsim.instrument.simulated import simulated_substrate, with_converters
-    from circuitsim.instrument.state_file import StateFile
 
     card, netlist, experiment = bench.card, bench.plan.netlist, bench.experiment
     if bits is not None and card.dac is not None and card.adc is not None:

@@ -16,7 +16,7 @@ from circuitsim.chip import Conductances
 from circuitsim.chip.substrate import Capabilities, ConverterLimits, Phase
 from circuitsim.errors import InstrumentError
 from circuitsim.instrument.link import Answer, Command, Link, RefusedError
-from circuitsim.instrument.scpi import quoted
+from circuitsim.instrument.served.scpi import quoted
 from circuitsim.netlist import Nudge
 from circuitsim.netlist.tables import FloatArray
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias
 
 from circuitsim.errors import InstrumentError
-from circuitsim.instrument.scpi import floats_block
+from circuitsim.instrument.served.scpi import floats_block
 from circuitsim.netlist.tables import FloatArray
 
 __all__ = ["Answer", "Command", "Link", "Message", "RefusedError"]

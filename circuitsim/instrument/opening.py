@@ -73,8 +73,8 @@ def open_substrate(
 
         return VisaSubstrate(rest, timeout=timeout)
     if kind == "mock":
-        from circuitsim.instrument.calibration import read_calibration
-        from circuitsim.instrument.mock import mock_substrate
+        from circuitsim.instrument.calibration.calibration import read_calibration
+        from circuitsim.instrument.calibration.mock import mock_substrate
 
         return mock_substrate(read_calibration(folder / rest), netlist, cost, seed=die, settings=settings)
     if kind == "python":

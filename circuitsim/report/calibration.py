@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from circuitsim.instrument.calibration import Calibration, Series
+from circuitsim.instrument.calibration.calibration import Calibration, Series
 from circuitsim.record.storage import failure
 from circuitsim.report.style import FAINT, PALETTE, new_figure, save, styled
 

@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "instrument"))
 
 from served import TINY, Client, Served, floats, serving
 
-from circuitsim.instrument.commands import COMMANDS, spellings
+from circuitsim.instrument.served.commands import COMMANDS, spellings
 
 _WRITER = """
 import random, socket, sys

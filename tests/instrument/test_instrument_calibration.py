@@ -21,11 +21,16 @@ from circuitsim.compiler import compile_network
 from circuitsim.data import load_digits
 from circuitsim.devices import DeviceCard, merged_cards
 from circuitsim.errors import InstrumentError, SpecError
-from circuitsim.instrument.amplifier_fit import fit_amplifiers
-from circuitsim.instrument.calibrating import calibrate_substrate
-from circuitsim.instrument.calibration import Calibration, Series, read_calibration, write_calibration
-from circuitsim.instrument.measurements import reading_noise
-from circuitsim.instrument.mock import mock_substrate
+from circuitsim.instrument.calibration.amplifiers import fit_amplifiers
+from circuitsim.instrument.calibration.calibrating import calibrate_substrate
+from circuitsim.instrument.calibration.calibration import (
+    Calibration,
+    Series,
+    read_calibration,
+    write_calibration,
+)
+from circuitsim.instrument.calibration.measurements import reading_noise
+from circuitsim.instrument.calibration.mock import mock_substrate
 from circuitsim.instrument.simulated import SimulatedSubstrate, simulated_substrate
 from circuitsim.learning import AsymEP, Cost, OptimiserSpec, Samples, SubstrateTrainer
 from circuitsim.netlist import Netlist, Nudge

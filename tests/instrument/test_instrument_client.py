@@ -31,7 +31,14 @@ from circuitsim.devices import load_card
 from circuitsim.errors import InstrumentError
 from circuitsim.instrument.client import VisaSubstrate
 from circuitsim.instrument.link import RefusedError
-from circuitsim.instrument.scpi import FramingLimits, MessageReader, ScpiError, Unit, block, floats_block
+from circuitsim.instrument.served.scpi import (
+    FramingLimits,
+    MessageReader,
+    ScpiError,
+    Unit,
+    block,
+    floats_block,
+)
 from circuitsim.instrument.simulated import SimulatedSubstrate, simulated_substrate
 from circuitsim.learning import Cost
 from circuitsim.netlist import Nudge

@@ -18,16 +18,16 @@ from circuitsim.data import load_digits
 from circuitsim.devices import DeviceCard
 from circuitsim.devices.card import find_card, ideal_card, load_card
 from circuitsim.errors import DeviceError, InstrumentError
-from circuitsim.instrument.arc_two import BIT_CHANNELS, WORD_CHANNELS, ArcTwoPlatform
-from circuitsim.instrument.opening import open_substrate
-from circuitsim.instrument.platform import (
+from circuitsim.instrument.boards.arc_two import BIT_CHANNELS, WORD_CHANNELS, ArcTwoPlatform
+from circuitsim.instrument.boards.platform import (
     Block,
     CrossbarPlatform,
     PlatformSpec,
     PlatformSubstrate,
     stacked_placement,
 )
-from circuitsim.instrument.simulated_platform import SimulatedPlatform
+from circuitsim.instrument.boards.simulated_platform import SimulatedPlatform
+from circuitsim.instrument.opening import open_substrate
 from circuitsim.learning import AsymEP, Cost, Dyadic, OptimiserSpec, Phases, Samples
 from circuitsim.learning.in_the_loop import SubstratePhases, SubstrateTrainer, check_substrate
 from circuitsim.netlist import Netlist

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from circuitsim.instrument.commands import COMMANDS, CommandTree, help_text, spellings
-from circuitsim.instrument.scpi import (
+from circuitsim.instrument.served.commands import COMMANDS, CommandTree, help_text, spellings
+from circuitsim.instrument.served.scpi import (
     ErrorQueue,
     FramingLimits,
     MessageReader,

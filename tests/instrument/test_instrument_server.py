@@ -29,11 +29,11 @@ from circuitsim.cli.main import main
 from circuitsim.compiler import compile_network
 from circuitsim.devices import merged_cards
 from circuitsim.errors import InstrumentError
-from circuitsim.instrument.commands import help_text
-from circuitsim.instrument.server import ServerLimits, serve_die
-from circuitsim.instrument.session import ServedDie
+from circuitsim.instrument.served.commands import help_text
+from circuitsim.instrument.served.server import ServerLimits, serve_die
+from circuitsim.instrument.served.session import ServedDie
+from circuitsim.instrument.served.state_file import SavedDie, StateFile
 from circuitsim.instrument.simulated import SimulatedSubstrate, simulated_substrate
-from circuitsim.instrument.state_file import SavedDie, StateFile
 from circuitsim.learning import Cost
 from circuitsim.netlist import Nudge
 from circuitsim.network import NetworkSpec, parse_document

@@ -17,9 +17,9 @@ from typing import Any
 
 from circuitsim.chip.substrate import Capabilities
 from circuitsim.errors import InstrumentError
-from circuitsim.instrument.commands import COMMANDS, Command, CommandTree
-from circuitsim.instrument.scpi import FramingLimits, Message, MessageReader, ScpiError, Unit
-from circuitsim.instrument.session import ServedDie, Session
+from circuitsim.instrument.served.commands import COMMANDS, Command, CommandTree
+from circuitsim.instrument.served.scpi import FramingLimits, Message, MessageReader, ScpiError, Unit
+from circuitsim.instrument.served.session import ServedDie, Session
 
 __all__ = ["ServerLimits", "serve_die"]
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from circuitsim.chip import Conductances
-from circuitsim.instrument.calibration import CrossbarCalibration, Estimate, StuckDevice
+from circuitsim.instrument.calibration.calibration import CrossbarCalibration, Estimate, StuckDevice
 from circuitsim.netlist import Netlist
 from circuitsim.netlist.tables import FloatArray
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from circuitsim.chip.substrate import AgeingSubstrate, Phase, StatefulSubstrate, Substrate
 from circuitsim.errors import CircuitsimError
-from circuitsim.instrument.scpi import ErrorQueue, ScpiError, StatusRegisters
-from circuitsim.instrument.state_file import SavedDie, Snapshot, StateFile
+from circuitsim.instrument.served.scpi import ErrorQueue, ScpiError, StatusRegisters
+from circuitsim.instrument.served.state_file import SavedDie, Snapshot, StateFile
 from circuitsim.netlist import Nudge
 from circuitsim.netlist.tables import FloatArray
 

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from circuitsim.chip import Conductances
 from circuitsim.chip.substrate import Phase, Substrate, Terminals
 from circuitsim.errors import ConvergenceError, InstrumentError
-from circuitsim.instrument.calibration import Estimate, NoiseCalibration, rounded
-from circuitsim.instrument.device_calibration import DeviceReadings
-from circuitsim.instrument.host_model import HostModel
+from circuitsim.instrument.calibration.calibration import Estimate, NoiseCalibration, rounded
+from circuitsim.instrument.calibration.devices import DeviceReadings
+from circuitsim.instrument.calibration.host_model import HostModel
 from circuitsim.learning import Cost
 from circuitsim.netlist import Crossbar, Netlist, Nudge
 from circuitsim.netlist.tables import FloatArray, IntArray

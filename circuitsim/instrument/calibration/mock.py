@@ -12,7 +12,7 @@ from circuitsim.chip import Chip, fabricate
 from circuitsim.devices import DeviceCard
 from circuitsim.devices.card import ConverterCard
 from circuitsim.devices.memristor import DeviceArray
-from circuitsim.instrument.calibration import Calibration, CrossbarCalibration, Series
+from circuitsim.instrument.calibration.calibration import Calibration, CrossbarCalibration, Series
 from circuitsim.instrument.simulated import SimulatedSubstrate
 from circuitsim.learning import Cost
 from circuitsim.learning.readout import ReadoutSpec

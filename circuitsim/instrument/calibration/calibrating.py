@@ -16,8 +16,8 @@ import numpy as np
 
 from circuitsim.chip.substrate import Capabilities, StatefulSubstrate, Substrate, Terminals
 from circuitsim.errors import InstrumentError, SpecError
-from circuitsim.instrument.amplifier_fit import AmplifierFit, fit_amplifiers
-from circuitsim.instrument.calibration import (
+from circuitsim.instrument.calibration.amplifiers import AmplifierFit, fit_amplifiers
+from circuitsim.instrument.calibration.calibration import (
     AmplifierCalibration,
     Calibration,
     ConverterCalibration,
@@ -25,9 +25,9 @@ from circuitsim.instrument.calibration import (
     Series,
     measured_card,
 )
-from circuitsim.instrument.device_calibration import MeasuredDevices, calibrate_devices
-from circuitsim.instrument.host_model import HostModel, ModelParameters, fit_parameters, redrawn
-from circuitsim.instrument.measurements import Measurements, PhaseReadings, measure_substrate
+from circuitsim.instrument.calibration.devices import MeasuredDevices, calibrate_devices
+from circuitsim.instrument.calibration.host_model import HostModel, ModelParameters, fit_parameters, redrawn
+from circuitsim.instrument.calibration.measurements import Measurements, PhaseReadings, measure_substrate
 from circuitsim.learning import Cost
 from circuitsim.learning.in_the_loop import check_substrate
 from circuitsim.netlist import AmplifierBank, CurrentSense, Netlist

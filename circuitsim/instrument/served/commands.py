@@ -14,7 +14,7 @@ import numpy as np
 
 from circuitsim.chip.substrate import CrossbarLimits, Phase
 from circuitsim.errors import CircuitsimError
-from circuitsim.instrument.scpi import (
+from circuitsim.instrument.served.scpi import (
     Parameter,
     ScpiError,
     block,
@@ -23,7 +23,7 @@ from circuitsim.instrument.scpi import (
     short_form,
     shown,
 )
-from circuitsim.instrument.session import REGISTERS, Half, Session
+from circuitsim.instrument.served.session import REGISTERS, Half, Session
 from circuitsim.netlist.tables import FloatArray
 
 __all__ = ["COMMANDS", "Command", "CommandTree", "help_text"]

@@ -1,0 +1,1 @@
+"""Boards of word and bit lines: real devices, computed neurons."""

@@ -1,0 +1,1 @@
+"""A die served over TCP as a SCPI instrument."""
