@@ -549,10 +549,16 @@ def test_the_lock_is_given_behind_what_others_asked_for_before(monkeypatch: pyte
 
     monkeypatch.setattr(die.substrate, "wait", wait)
     with here(die) as server, server.client() as other, server.client() as owner:
+        owner.query("*IDN?")
         other.write("DIAG:WAIT 1")
         assert begun.wait(10)
-        with server.client() as gone:
-            gone.write("SYST:LOCK:REQ?")
+        gone = server.client()
+        gone.query("*IDN?")
+        gone.write("SYST:LOCK:REQ?")
+        time.sleep(0.05)
+        # A reset: one that only closes its side still has what it asked for.
+        gone.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
+        gone.close()
         owner.write("SYST:LOCK:REQ?")
         assert not select.select([owner.socket], [], [], 0.2)[0]
         gate.set()
