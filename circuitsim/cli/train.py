@@ -203,7 +203,8 @@ def _report(run: RunRecord, paths: list[Path], experiment: Path) -> None:
     )
     of = "exact gradient" if substrate is None else "the ideal circuit's gradient"
     print_line(f"cosine: estimated to {of}, mean over epochs (1-1e-3 is 0.999)\n")
-    energy = energy_line(run)
+    # Nobody sees the currents of a substrate.
+    energy = energy_line(run) if substrate is None else None
     if energy is not None:
         print_line(f"energy   {energy}")
     print_line(f"record   {run.path}")

@@ -298,7 +298,7 @@ class VisaSubstrate:
         raise InstrumentError(
             f"is locked by {owner or 'a session that has just ended'}",
             object=self.resource,
-            remedy="Wait until that session ends, or look without using it: lock=False.",
+            remedy="Wait until that session ends; in Python, lock=False looks without using it.",
         )
 
     def _described(self, answer: Answer) -> Capabilities:

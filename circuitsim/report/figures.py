@@ -26,11 +26,17 @@ FIGURES: dict[str, Callable[[RunRecord], Figure | None]] = {
 }
 """File stem -> function that draws it, or returns None where the record lacks the data."""
 
+_OF_CONDUCTANCES = ("conductances", "operating-point", "fit")
+"""Figures that need to know what was learned."""
+
 
 def build_figures(record: RunRecord) -> dict[str, Figure]:
     """Return the figures that the record has data for, by file stem."""
+    substrate = (record.header.get("experiment") or {}).get("substrate") or {}
+    # What a board has made of its conductances, nobody but the board knows.
+    hidden = _OF_CONDUCTANCES if substrate.get("updates") == "board" else ()
     with styled():
-        drawn = {stem: draw(record) for stem, draw in FIGURES.items()}
+        drawn = {stem: draw(record) for stem, draw in FIGURES.items() if stem not in hidden}
     return {stem: figure for stem, figure in drawn.items() if figure is not None}
 
 
