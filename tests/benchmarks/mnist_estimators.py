@@ -2,15 +2,17 @@
 
 Run it from the repository's root, with the data in the cache or in CIRCUITSIM_DATA:
 
-    python tests/benchmarks/mnist_estimators.py [buffered] [feedback] [deep] [--epochs N] [--seeds N]
+    python tests/benchmarks/mnist_estimators.py [buffered] [feedback] [twin] [deep] [--epochs N] [--seeds N]
                                                 [--samples N] [--hidden N] [--json FILE]
 
     buffered    784-N-10, netlists/mnist.yaml: feedforward. Corrected, nudged-only, adjoint
     feedback    the same with buffered feedback from the output to the hidden layer, that starts as the
                 transpose of the forward crossbar: plain equilibrium propagation starts nearly right, and is
                 wrong as soon as the two differ. Corrected, nudged-only, adjoint
+    twin        784-N-10, netlists/mnist.yaml: corrected phases beside backpropagation by PyTorch through the
+                same equations, same start, same order of samples
     deep        784-512-256-10, netlists/mnist-deep.yaml: dyadic backpropagation in 2 L clock steps beside
-                backpropagation by PyTorch through the same equations, same start, same order of samples
+                PyTorch likewise
 
 Every estimator of a seed starts from the same conductances and sees the samples in the same order. Spread
 is the standard deviation over seeds. float32, Adam as in runs/mnist-buffered.yaml.
@@ -98,8 +100,9 @@ def main() -> None:
     results: list[dict[str, Any]] = []
     for kind in asked.tables:
         spec = network(kind, asked.hidden)
-        if kind == "deep":
-            results += deep(spec, samples, asked.epochs, asked.seeds)
+        if kind in ("deep", "twin"):
+            estimator = DyadicBP() if kind == "deep" else AsymEP(beta=0.01)
+            results += beside_torch(kind, spec, estimator, samples, asked.epochs, asked.seeds)
             continue
         print(f"{kind}, {asked.samples} samples, {asked.seeds} seeds: test accuracy [%]", flush=True)
         for estimator in ESTIMATORS:
@@ -121,10 +124,15 @@ def main() -> None:
         asked.json.write_text(json.dumps(results))
 
 
-def deep(
-    spec: NetworkSpec, samples: tuple[Samples, Samples], epochs: int, seeds: int
+def beside_torch(
+    kind: str,
+    spec: NetworkSpec,
+    estimator: Estimator,
+    samples: tuple[Samples, Samples],
+    epochs: int,
+    seeds: int,
 ) -> list[dict[str, Any]]:
-    """Dyadic backpropagation beside PyTorch's, epoch by epoch."""
+    """An estimator beside PyTorch's backpropagation, epoch by epoch."""
     import torch
     from peers.twins import twin_of
 
@@ -132,9 +140,9 @@ def deep(
 
     train, test = samples
     results = []
-    print("deep: training cost [W] and test accuracy [%], dyadic backpropagation / PyTorch", flush=True)
+    print(f"{kind}: training cost [W] and test accuracy [%], {estimator.label} / PyTorch", flush=True)
     for seed in range(seeds):
-        run = trainer(spec, DyadicBP(), samples, seed, epochs)
+        run = trainer(spec, estimator, samples, seed, epochs)
         twin = twin_of(run.chip, spec)
         lines, labels = torch.from_numpy(train.inputs), torch.from_numpy(train.labels)
         test_lines, test_labels = torch.from_numpy(test.inputs), torch.from_numpy(test.labels)
@@ -150,7 +158,13 @@ def deep(
                 flush=True,
             )
             results.append(
-                {"seed": seed, "epoch": epoch, "ours": metrics["test_accuracy"], "torch": accuracy}
+                {
+                    "network": kind,
+                    "seed": seed,
+                    "epoch": epoch,
+                    "ours": metrics["test_accuracy"],
+                    "torch": accuracy,
+                }
             )
     return results
 

@@ -46,7 +46,7 @@ class TestFiles:
             )
         ] == SWEEPS
         bases = {yaml.safe_load((RUNS / name).read_text())["experiment"] for name in SWEEPS}
-        assert bases | {"lab-biased.yaml"} == set(EXPERIMENTS)
+        assert bases | {"lab-biased.yaml", "lab-instrument.yaml"} == set(EXPERIMENTS)
 
     @pytest.mark.parametrize("name", SWEEPS)
     def test_a_sweep_can_be_built_at_every_point(self, name: str) -> None:
