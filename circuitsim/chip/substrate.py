@@ -6,6 +6,7 @@ before it sends: neither trusts the other.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
@@ -163,6 +164,26 @@ class Capabilities:
             raise InstrumentError(rule, object=f"phase {phase}")
         if nudge is not None:
             self._check_nudge(nudge, batch)
+
+    def check_update(self, rates: Mapping[str, float]) -> None:
+        """Refuse rates of an update that this substrate cannot make.
+
+        Raises:
+            InstrumentError: it does not update itself, an unknown crossbar, or a rate that is not finite.
+        """
+        if not self.updates_itself:
+            raise InstrumentError(
+                "cannot update its devices itself",
+                object=self.identity,
+                remedy="Let the host write: program().",
+            )
+        known = [crossbar.name for crossbar in self.crossbars]
+        for name, rate in rates.items():
+            if name not in known:
+                remedy = f"Crossbars here: {', '.join(known)}."
+                raise InstrumentError("no such crossbar", object="update", value=name, remedy=remedy)
+            if not math.isfinite(rate):
+                raise InstrumentError("must be finite", object="update", field=name, value=rate)
 
     def _check_volts(self, volts: FloatArray, field: str) -> None:
         slack = 0.5 * self.dac.step

@@ -154,19 +154,7 @@ class VisaSubstrate:
 
     def update(self, rates: Mapping[str, float]) -> int:
         """Let the devices learn by themselves from the last phases; return how many pulses that took."""
-        known = [crossbar.name for crossbar in self.capabilities.crossbars]
-        if not self.capabilities.updates_itself:
-            raise InstrumentError(
-                "cannot update its devices itself",
-                object=self.capabilities.identity,
-                remedy="Let the host write: program().",
-            )
-        for name, rate in rates.items():
-            if name not in known:
-                remedy = f"Crossbars here: {', '.join(known)}."
-                raise InstrumentError("no such crossbar", object="update", value=name, remedy=remedy)
-            if not math.isfinite(rate):
-                raise InstrumentError("must be finite", object="update", field=name, value=rate)
+        self.capabilities.check_update(rates)
         if not rates:
             return 0
         listed = ",".join(f"{quoted(name)},{float(rate)!r}" for name, rate in rates.items())

@@ -318,17 +318,11 @@ class SimulatedSubstrate:
                 object="update",
                 remedy="Relax them, then update.",
             )
-        known = {crossbar.name: crossbar for crossbar in self._plan.netlist.trainable}
-        for name, rate in rates.items():
-            if name not in known:
-                remedy = f"Crossbars here: {', '.join(known)}."
-                raise InstrumentError("no such crossbar", object="update", value=name, remedy=remedy)
-            if not math.isfinite(rate):
-                raise InstrumentError("must be finite", object="update", field=name, value=rate)
+        self.capabilities.check_update(rates)
         gradient = anchor.phases.rule(anchor.inputs, anchor.point, self._slope())
         old = self._writer.conductance(self._chip)
         new: dict[str, tuple[FloatArray, FloatArray | None]] = {}
-        for name in known:
+        for name in gradient:
             rate, (plus, minus), (up, down) = rates.get(name, 0.0), old[name], gradient[name]
             moved = plus - rate * up
             new[name] = moved, None if minus is None or down is None else minus - rate * down

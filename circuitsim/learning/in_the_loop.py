@@ -23,7 +23,7 @@ from circuitsim.learning.gradient import Crossbars, Gradient, alignment, local_r
 from circuitsim.learning.optimiser import Optimiser, OptimiserSpec
 from circuitsim.learning.phases import Phases
 from circuitsim.learning.scores import score_of
-from circuitsim.learning.training import Samples
+from circuitsim.learning.training import Samples, metric_names
 from circuitsim.netlist import Netlist
 from circuitsim.netlist.tables import FloatArray, IntArray
 from circuitsim.seeds import stream
@@ -229,22 +229,7 @@ class SubstrateTrainer:
     @property
     def metric_names(self) -> tuple[str, ...]:
         """Names of what `epoch` returns, in order; those that no reading can tell are NaN."""
-        names = (
-            "train_cost",
-            f"train_{self.score.name}",
-            "test_cost",
-            f"test_{self.score.name}",
-            "kcl_residual",
-            "power",
-            "seconds",
-            "settling_time",
-            "inference_energy",
-            "step_energy",
-            "writes",
-            "programming_error",
-        )
-        crossbars = [crossbar.name for crossbar in self.plan.netlist.trainable]
-        return (*names, *(f"{kind}/{name}" for kind in ("cosine", "relative_error") for name in crossbars))
+        return metric_names(self.score, self.plan.netlist, "programming_error")
 
     def transfer(self, target: Conductances, programming: object = None) -> WriteReport:
         """Write conductances that were learned elsewhere; how is the substrate's own business."""

@@ -24,13 +24,14 @@ from circuitsim.learning.gradient import Gradient, alignment
 from circuitsim.learning.optimiser import Optimiser, OptimiserSpec
 from circuitsim.learning.phases import Phases
 from circuitsim.learning.readout import MeasuredPhases, ReadoutSpec, chip_converters, needs_readings
-from circuitsim.learning.scores import score_of
+from circuitsim.learning.scores import Score, score_of
 from circuitsim.learning.writing import DeviceWriter, ProgrammingSpec, UpdateSpec
+from circuitsim.netlist import Netlist
 from circuitsim.netlist.tables import FloatArray, IntArray
 from circuitsim.seeds import stream
 from circuitsim.solver import Drive, Plan, SolverSettings, solve
 
-__all__ = ["Samples", "Trainer"]
+__all__ = ["Samples", "Trainer", "metric_names"]
 
 _CHECKED = 1000
 """Test samples solved at once, and those of them whose residual and power are measured."""
@@ -47,6 +48,26 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+
+def metric_names(score: Score, netlist: Netlist, *more: str) -> tuple[str, ...]:
+    """Return what an epoch is measured by, in the order of records; ``more`` comes before the alignments."""
+    names = (
+        "train_cost",
+        f"train_{score.name}",
+        "test_cost",
+        f"test_{score.name}",
+        "kcl_residual",
+        "power",
+        "seconds",
+        "settling_time",
+        "inference_energy",
+        "step_energy",
+        "writes",
+        *more,
+    )
+    crossbars = [crossbar.name for crossbar in netlist.trainable]
+    return (*names, *(f"{kind}/{name}" for kind in ("cosine", "relative_error") for name in crossbars))
 
 
 class Trainer:
@@ -114,21 +135,7 @@ class Trainer:
     @property
     def metric_names(self) -> tuple[str, ...]:
         """Names of what `epoch` returns, in order."""
-        names = (
-            "train_cost",
-            f"train_{self.score.name}",
-            "test_cost",
-            f"test_{self.score.name}",
-            "kcl_residual",
-            "power",
-            "seconds",
-            "settling_time",
-            "inference_energy",
-            "step_energy",
-            "writes",
-        )
-        crossbars = [crossbar.name for crossbar in self.plan.netlist.trainable]
-        return (*names, *(f"{kind}/{name}" for kind in ("cosine", "relative_error") for name in crossbars))
+        return metric_names(self.score, self.plan.netlist)
 
     def phases(self, chip: Chip | None = None) -> Phases:
         """Return the phases of the die as it is now, or of another state of it, without readings."""

@@ -10,8 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from circuitsim.instrument.calibration.calibration import Calibration, Series
-from circuitsim.record.storage import failure
-from circuitsim.report.style import FAINT, PALETTE, new_figure, save, styled
+from circuitsim.report.style import FAINT, PALETTE, new_figure, write_png
 
 __all__ = ["draw_calibration", "write_calibration_figure"]
 
@@ -59,14 +58,7 @@ def write_calibration_figure(calibration: Calibration, path: str | Path) -> Path
     Raises:
         RecordError: it cannot be written.
     """
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise failure(error, "make the folder for the figure", path.parent) from error
-    with styled():
-        save(draw_calibration(calibration), path)
-    return path
+    return write_png(lambda: draw_calibration(calibration), path)
 
 
 def _panel(

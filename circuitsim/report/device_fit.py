@@ -10,8 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from circuitsim.devices.fit.result import DeviceFit, Panel, Series
-from circuitsim.record.storage import failure
-from circuitsim.report.style import PALETTE, new_figure, save, styled
+from circuitsim.report.style import PALETTE, new_figure, write_png
 
 __all__ = ["draw_fit", "write_fit"]
 
@@ -37,14 +36,7 @@ def write_fit(fit: DeviceFit, path: str | Path) -> Path:
     Raises:
         RecordError: it cannot be written.
     """
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise failure(error, "make the folder for the figure", path.parent) from error
-    with styled():
-        save(draw_fit(fit), path)
-    return path
+    return write_png(lambda: draw_fit(fit), path)
 
 
 def _draw(axes: Axes, panel: Panel) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ __all__ = [
     "new_figure",
     "save",
     "styled",
+    "write_png",
 ]
 
 DPI = 160
@@ -83,6 +84,22 @@ def new_figure(height: float, title: str) -> Figure:
     FigureCanvasAgg(figure)
     figure.suptitle(textwrap.fill(title, 82), x=0.012, ha="left", fontsize=13, fontweight="bold")
     return figure
+
+
+def write_png(draw: Callable[[], Figure], path: str | Path) -> Path:
+    """Draw a figure and write it as PNG, 1600 pixels wide; the folder is made if it does not exist.
+
+    Raises:
+        RecordError: it cannot be written.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise failure(error, "make the folder for the figure", path.parent) from error
+    with styled():
+        save(draw(), path)
+    return path
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -545,12 +545,7 @@ class PlatformSubstrate:
                 remedy="Relax them, then update.",
             )
         known = {crossbar.name: crossbar for crossbar in self._netlist.trainable}
-        for name, rate in rates.items():
-            if name not in known:
-                remedy = f"Crossbars here: {', '.join(known)}."
-                raise InstrumentError("no such crossbar", object="update", value=name, remedy=remedy)
-            if not math.isfinite(rate):
-                raise InstrumentError("must be finite", object="update", field=name, value=rate)
+        self.capabilities.check_update(rates)
         gradient = anchor.phases.rule(anchor.inputs, anchor.point, self._slope())
         present = anchor.phases.values.crossbars
         counts: dict[str, tuple[Any, Any]] = {}
