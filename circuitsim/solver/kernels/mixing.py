@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-__all__ = ["mix", "progress"]
+__all__ = ["coefficients", "mix", "progress"]
 
 # Sums may be reordered; nothing that would lose an inf or a NaN.
 kernel = njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")
@@ -41,7 +41,7 @@ def progress(x, g, a, found):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _coefficients(m: np.ndarray, right: np.ndarray, c: np.ndarray, count: int) -> None:
+def coefficients(m: np.ndarray, right: np.ndarray, c: np.ndarray, count: int) -> None:
     """Solve m c = right by Gaussian elimination with pivots from the diagonal, in place."""
     for k in range(count):
         pivot = m[k, k]
@@ -104,7 +104,7 @@ def mix(x, g, slot, xs, fs, gram, held, regular, out):  # type: ignore[no-untype
                 trace += normal[i, i]
             for i in range(count):
                 normal[i, i] += regular * trace + 1e-300
-            _coefficients(normal, right, c, count)
+            coefficients(normal, right, c, count)
             for i in range(count):
                 usable = usable and abs(c[i]) < 1e3
         for k in range(n):

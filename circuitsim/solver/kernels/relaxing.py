@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit
 
 from circuitsim.solver.kernels.amplifiers import held_nodes, output_changes, outputs
-from circuitsim.solver.kernels.mixing import mix, progress
+from circuitsim.solver.kernels.mixing import coefficients, mix, progress
 from circuitsim.solver.kernels.nodes import clamp_increments, clamp_nodes, solve_increments, solve_nodes
 
 __all__ = ["CORRECTED", "FREE", "NUDGED", "TRANSPOSED", "Bench", "Nudging", "Wiring", "relax_layers"]
@@ -23,6 +23,11 @@ FREE, NUDGED, CORRECTED, TRANSPOSED = 0, 1, 2, 3
 _LINEAR, _CLAMPS, _DIODES = 0, 1, 2
 _CONVERGED, _RAN_OUT, _GREW = 0, 1, 3
 _DEPTH = 6
+_FEW, _MANY = 16, 4
+"""Nodes that close a loop, at most, and how many times as many it must lead through, for Newton's method
+to be worth its Jacobian: for ten nodes that costs less than a sweep, and grows as their square."""
+_NEAR = 1e-3
+"""Relative step from which on the last Jacobian is good enough."""
 
 kernel = njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")
 
@@ -302,6 +307,149 @@ def _visit(phase, wiring, bench, nudging, layer, old, passing, passes, work):  #
 
 
 @kernel
+def _ring(wiring, order, loops):  # type: ignore[no-untyped-def]
+    """Return whether few nodes close the loop, each way around leading through one other layer; these layers.
+
+    That is: all nodes are linear but for what their banks pass on, and banks alone join the layers.
+    """
+    start, links = wiring.start, wiring.links
+    inner = np.zeros(len(start) - 1, np.bool_)
+    if loops != 1 or np.any(wiring.back):
+        return False, inner
+    hub = order[-1]
+    size, through = start[hub + 1] - start[hub], 0
+    for k in range(len(links)):
+        if links[k, 0] == 0 or links[k, 1] == links[k, 2]:
+            return False, inner
+        if links[k, 1] == hub:
+            inner[links[k, 2]] = True
+    for layer in order:
+        if wiring.nodes[layer, 0] != _LINEAR:
+            return False, inner
+    for k in range(len(links)):
+        if inner[links[k, 1]] and links[k, 2] != hub:
+            return False, inner
+    for layer in range(len(inner)):
+        if inner[layer]:
+            n = start[layer + 1] - start[layer]
+            through += n
+            if n <= size:
+                return False, inner
+    return size <= _FEW and through >= _MANY * size, inner
+
+
+@kernel
+def _round_trips(wiring, hub, inner):  # type: ignore[no-untyped-def]
+    """Return the products of the weights to and from each node of the ``inner`` layers, between all pairs of
+    nodes of the ``hub``: flat, the block (n n, n_l) of layer l from ``n n start[l]`` on, rows from p to o at
+    (o, p)."""
+    start, links, weights = wiring.start, wiring.links, wiring.weights
+    size = start[hub + 1] - start[hub]
+    found = np.zeros(size * size * start[-1], np.float32)
+    for there in links:
+        layer = there[2]
+        if there[1] != hub or not inner[layer]:
+            continue
+        n = start[layer + 1] - start[layer]
+        block = found[size * size * start[layer] : size * size * start[layer + 1]].reshape(size * size, n)
+        going = weights[there[3] : there[3] + size * n].reshape(size, n)
+        for back in links:
+            if back[1] != layer:
+                continue
+            coming = weights[back[3] : back[3] + size * n].reshape(size, n)
+            for o in range(size):
+                for p in range(size):
+                    for k in range(n):
+                        block[o * size + p, k] += coming[o, k] * going[p, k]
+    return found
+
+
+@kernel
+def _slopes(phase, wiring, bench, layer, passing, batch, found):  # type: ignore[no-untyped-def]
+    """Write by how much more the bank of a layer passes on, per volt of its nodes (B, n), or returns."""
+    start = wiring.start
+    first, last = start[layer], start[layer + 1]
+    if phase >= CORRECTED:
+        returned = _of_bank(bench.returned, wiring, layer, batch)
+        for b in range(batch):
+            for k in range(last - first):
+                found[b, k] = returned[b, k]
+        return
+    gain, limit = wiring.gain[first:last], wiring.limit[first:last]
+    out = _block(passing, start, layer, batch)
+    per = 1 / limit
+    if phase == FREE:
+        for b in range(batch):
+            for k in range(last - first):
+                t = out[b, k] * per[k]
+                found[b, k] = gain[k] * (1 - t * t)
+        return
+    tangent = _of_bank(bench.tangent, wiring, layer, batch)
+    for b in range(batch):
+        for k in range(last - first):
+            t = tangent[b, k] + out[b, k] * per[k]
+            found[b, k] = gain[k] * (1 - t * t)
+
+
+@kernel
+def _newton(  # type: ignore[no-untyped-def]
+    phase, wiring, bench, hub, inner, trips, passing, own, fresh, steered, jacobian, x, g
+):
+    """Write into g where Newton's method goes from x, for the ``steered`` samples; all of the hub alone.
+
+    I - dg/dx comes anew for the ``fresh`` samples: with the slopes ``own`` (B, n) of the hub's bank, s of the
+    others, w_kp from the hub to them and w_ok back, dg_o / dx_p = own_p sum_k w_ok s_k w_kp / (a_k a_o). In
+    transposed and corrected phases signals go the same ways back.
+    """
+    start = wiring.start
+    batch, size = x.shape
+    if np.any(fresh):
+        widest = 0
+        for layer in range(len(inner)):
+            widest = max(widest, start[layer + 1] - start[layer])
+        sums, work = np.zeros((batch, size * size), np.float32), np.empty(batch * widest, np.float32)
+        for layer in range(len(inner)):
+            if not inner[layer]:
+                continue
+            n = start[layer + 1] - start[layer]
+            slope = work[: batch * n].reshape(batch, n)
+            _slopes(phase, wiring, bench, layer, passing, batch, slope)
+            a = _loads(bench, start, layer, batch)
+            for b in range(batch):
+                load = a[b if len(a) > 1 else 0]
+                for k in range(n):
+                    slope[b, k] /= load[k]
+            block = trips[size * size * start[layer] : size * size * start[layer + 1]].reshape(size * size, n)
+            _send(slope, block, sums, True, size * size, n)
+        a = _loads(bench, start, hub, batch)
+        for b in range(batch):
+            if not fresh[b]:
+                continue
+            load = a[b if len(a) > 1 else 0]
+            for o in range(size):
+                for p in range(size):
+                    turn = sums[b, o * size + p] * own[b, p]
+                    if phase >= CORRECTED:
+                        turn = sums[b, p * size + o] * own[b, o]
+                    jacobian[b, o, p] = (1.0 if o == p else 0.0) - turn / load[o]
+    matrix, right, step = np.empty((size, size)), np.empty(size), np.empty(size)
+    for b in range(batch):
+        if not steered[b]:
+            continue
+        for o in range(size):
+            right[o] = np.float64(g[b, o]) - np.float64(x[b, o])
+            for p in range(size):
+                matrix[o, p] = jacobian[b, o, p]
+        coefficients(matrix, right, step, size)
+        total = 0.0
+        for o in range(size):
+            total += abs(step[o])
+        if total < np.inf:
+            for o in range(size):
+                g[b, o] = x[b, o] + step[o]
+
+
+@kernel
 def relax_layers(  # type: ignore[no-untyped-def]
     phase, tables, order, loops, limits, most, regular, iterations, status
 ):
@@ -349,12 +497,20 @@ def relax_layers(  # type: ignore[no-untyped-def]
     gram, held = np.zeros((batch, _DEPTH, _DEPTH)), np.zeros((batch, _DEPTH), np.bool_)
     found, done = np.empty((batch, 4)), np.zeros(batch, np.bool_)
     before, single = np.full(batch, np.inf), bench.state.itemsize == 4
+    ring, inner = _ring(wiring, order, loops)
+    hub = order[-1]
+    steered, fresh = np.full(batch, ring), np.zeros(batch, np.bool_)
+    trips = _round_trips(wiring, hub, inner) if ring else np.empty(0, np.float32)
+    own = np.empty((batch, size if ring else 0), work.dtype)
+    jacobian = np.empty((batch, own.shape[1], own.shape[1]))
     step, relative, rounding, absolute = limits
     for b in range(batch):
         status[b] = _RAN_OUT
     _gather(bench.state, start, order, loops, x)
     _gather(bench.a, start, order, loops, a)
     for count in range(1, most + 1):
+        if ring:
+            _slopes(phase, wiring, bench, hub, passing, batch, own)
         for layer in order:
             _visit(phase, wiring, bench, nudging, layer, batch, passing, passes, work)
         _gather(bench.state, start, order, loops, g)
@@ -380,6 +536,12 @@ def relax_layers(  # type: ignore[no-untyped-def]
                 status[b], done[b] = _CONVERGED, True
             else:
                 left += 1
+            if steered[b]:
+                # Where Newton's method leads away it is sweeps as they are, from here on.
+                steered[b] = not done[b] and flow < before[b]
+                fresh[b] = steered[b] and moved > _NEAR * there
+                if fresh[b] or not steered[b]:
+                    held[b] = False
             before[b] = flow
         if left == 0 or count == most:
             if not single:
@@ -387,6 +549,8 @@ def relax_layers(  # type: ignore[no-untyped-def]
                 for layer in order[: len(order) - loops]:
                     _visit(phase, wiring, bench, nudging, layer, batch, passing, passes, work)
             return
+        if ring:
+            _newton(phase, wiring, bench, hub, inner, trips, passing, own, fresh, steered, jacobian, x, g)
         if count > 1:
             mix(x, g, (count - 2) % _DEPTH, xs, fs, gram, held, regular, out)
         for b in range(batch):
