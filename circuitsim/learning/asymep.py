@@ -30,6 +30,11 @@ class AsymEP:
     def label(self) -> str:
         return "corrected-centred" if self.centred else "corrected-one-sided"
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of the phases that are read."""
+        return ("free", "corrected +", "corrected -") if self.centred else ("free", "corrected +")
+
     def estimate(
         self, phases: PhaseSet, inputs: FloatArray, targets: FloatArray, *, free: Any = None
     ) -> Gradient:
@@ -39,7 +44,6 @@ class AsymEP:
             # To first order the other side is the mirror image.
             s = s - phases.corrected(inputs, targets, -self.beta, free, guess=-s)
         swing = (2 if self.centred else 1) * self.beta
-        read = ("free", "corrected +", "corrected -") if self.centred else ("free", "corrected +")
         return gradient_from(
-            phases, inputs, targets, free, s / swing, estimator=self.label, beta=self.beta, read=read
+            phases, inputs, targets, free, s / swing, estimator=self.label, beta=self.beta, read=self.reads
         )

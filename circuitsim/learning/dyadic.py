@@ -29,12 +29,16 @@ class Dyadic:
     def label(self) -> str:
         return "dyadic"
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of the phases that are read."""
+        return ("free", "dyadic")
+
     def estimate(
         self, phases: PhaseSet, inputs: FloatArray, targets: FloatArray, *, free: Any = None
     ) -> Gradient:
         free = free or phases.free(inputs)
         s = phases.dyadic(inputs, targets, self.beta, free) / self.beta
-        read = ("free", "dyadic")
         return gradient_from(
-            phases, inputs, targets, free, s, estimator=self.label, beta=self.beta, read=read
+            phases, inputs, targets, free, s, estimator=self.label, beta=self.beta, read=self.reads
         )

@@ -30,6 +30,11 @@ class EP:
     def label(self) -> str:
         return "nudged-only" if self.centred else "nudged-only-one-sided"
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of the phases that are read."""
+        return ("free", "nudged +", "nudged -") if self.centred else ("free", "nudged +")
+
     def estimate(
         self, phases: PhaseSet, inputs: FloatArray, targets: FloatArray, *, free: Any = None
     ) -> Gradient:
@@ -39,7 +44,6 @@ class EP:
             # To first order the other side is the mirror image.
             s = s - phases.nudged(inputs, targets, -self.beta, free, guess=-s)
         swing = (2 if self.centred else 1) * self.beta
-        read = ("free", "nudged +", "nudged -") if self.centred else ("free", "nudged +")
         return gradient_from(
-            phases, inputs, targets, free, s / swing, estimator=self.label, beta=self.beta, read=read
+            phases, inputs, targets, free, s / swing, estimator=self.label, beta=self.beta, read=self.reads
         )

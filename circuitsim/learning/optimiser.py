@@ -14,7 +14,6 @@ from pydantic import Field
 from circuitsim.chip import Conductances
 from circuitsim.learning.gradient import Factors, Gradient, LayeredGradient
 from circuitsim.netlist import Crossbar, Netlist
-from circuitsim.netlist.tables import FloatArray
 from circuitsim.network import Positive, Quantity, Spec
 from circuitsim.solver.kernels.steps import adam_rows, sgd_rows
 from circuitsim.solver.threads import share_batch
@@ -95,19 +94,27 @@ class Optimiser:
 
         Conductances stay in their window, and 0 where a mask leaves devices out.
         """
+
+        def copied(g: Array | None) -> Any:
+            return None if g is None else np.array(g, dtype=self.precision, order="C")
+
+        new = {
+            crossbar.name: (copied(conductance[crossbar.name][0]), copied(conductance[crossbar.name][1]))
+            for crossbar in self.netlist.trainable
+        }
+        self.advance(new, gradient, factor)
+        return new
+
+    def advance(self, conductance: Conductances, gradient: Gradient, factor: float) -> None:
+        """Take a step where the conductances are: C-contiguous arrays of the optimiser's precision."""
         self.count += 1
-        new: dict[str, tuple[FloatArray, FloatArray | None]] = {}
         for crossbar in self.netlist.trainable:
             rate = self.spec.step * factor * self.spec.rate_of(crossbar.name)
             plus, minus = conductance[crossbar.name]
             slopes = self._slopes(gradient, crossbar)
-            moved = self._half(crossbar, "g_plus", plus, slopes[0], rate)
-            other = slopes[1]
-            if minus is None or other is None:
-                new[crossbar.name] = moved, None
-            else:
-                new[crossbar.name] = moved, self._half(crossbar, "g_minus", minus, other, rate)
-        return new
+            self._half(crossbar, "g_plus", plus, slopes[0], rate)
+            if minus is not None and slopes[1] is not None:
+                self._half(crossbar, "g_minus", minus, slopes[1], rate)
 
     def _slopes(self, gradient: Gradient, crossbar: Crossbar) -> tuple[_Slope, _Slope | None]:
         """Return dC/dg of both halves, in product form where the gradient has it."""
@@ -123,11 +130,10 @@ class Optimiser:
         assert halves[0] is not None
         return halves[0], halves[1]
 
-    def _half(self, crossbar: Crossbar, half: str, g: Array, slope: _Slope, rate: float) -> Array:
+    def _half(self, crossbar: Crossbar, half: str, g: Array, slope: _Slope, rate: float) -> None:
         spec, dtype = self.spec, np.dtype(self.precision)
         window = crossbar.g_max - crossbar.g_min
-        g = np.ascontiguousarray(g, dtype=dtype)
-        new, nothing = np.empty_like(g), np.empty((0, 0), dtype=dtype)
+        nothing = np.empty((0, 0), dtype=dtype)
         key = f"{crossbar.name}/{half}"
         low, high = dtype.type(crossbar.g_min), dtype.type(crossbar.g_max)
         if spec.kind == "sgd":
@@ -136,7 +142,7 @@ class Optimiser:
 
             def rows(k: slice) -> None:
                 sgd_rows(  # type: ignore[call-arg]
-                    k.start, k.stop, *slope.arrays, g, m, *(dtype.type(x) for x in numbers), low, high, new
+                    k.start, k.stop, *slope.arrays, g, m, *(dtype.type(x) for x in numbers), low, high
                 )
 
         else:
@@ -155,13 +161,12 @@ class Optimiser:
 
             def rows(k: slice) -> None:
                 adam_rows(  # type: ignore[call-arg]
-                    k.start, k.stop, *slope.arrays, g, m, v, *(dtype.type(x) for x in numbers), low, high, new
+                    k.start, k.stop, *slope.arrays, g, m, v, *(dtype.type(x) for x in numbers), low, high
                 )
 
         share_batch(rows, len(g), work=g.shape[1] // 16)
         if crossbar.mask is not None:
-            new[~crossbar.mask] = 0
-        return new
+            g[~crossbar.mask] = 0
 
     def restore(self, state: Mapping[str, Array], count: int) -> None:
         """Continue from a checkpoint."""

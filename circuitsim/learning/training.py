@@ -16,6 +16,7 @@ from circuitsim.chip import Chip, Conductances, WriteReport
 from circuitsim.chip.energy import settling_time
 from circuitsim.errors import ConvergenceError, DeviceError
 from circuitsim.learning.adjoint import Adjoint
+from circuitsim.learning.compiled_step import CompiledStep
 from circuitsim.learning.cost import Cost
 from circuitsim.learning.dyadic import Dyadic
 from circuitsim.learning.dyadic_bp import DyadicBP
@@ -73,6 +74,9 @@ def metric_names(score: Score, netlist: Netlist, *more: str) -> tuple[str, ...]:
 class Trainer:
     """One estimator learning on one die. `epoch` advances it; `state` is all it needs to go on.
 
+    Where devices take exactly what they are asked for and nothing disturbs a reading, steps of small batches
+    write conductances where they are; `chip` is then made when it is asked for.
+
     ``classes`` is None where the labels are wanted outputs: these are scored by their RMS error in V,
     classes by accuracy. ``update`` says how steps reach the devices, ``readout`` how voltages are read;
     metrics are measured ``age`` [s] after the last write.
@@ -108,7 +112,10 @@ class Trainer:
         if self.settings.precision == "float32":
             chip = chip.in_precision("float32")
         self.writer = DeviceWriter(update or UpdateSpec(), seed)
-        self.chip = self.writer.prepare(chip)
+        self._chip = self.writer.prepare(chip)
+        self._learned: Conductances | None = None
+        """Conductances of a chip that is yet to be made: those that compiled steps work on."""
+        self._compiled: CompiledStep | None = None
         self.readout = readout or ReadoutSpec()
         self.age = age
         # Drift has draws of its own for every write: which one the last was counts.
@@ -129,8 +136,32 @@ class Trainer:
         self.batch = batch
         self.epochs = epochs
         self.seed = seed
+        # Faults and copies change phases, writers and drift what devices do with a step.
+        self._compilable = (
+            self.writer.plain
+            and not (self._reads or chip.noisy or drifts or written)
+            and chip.correction is None
+            and chip.copy is None
+        )
         self._probe = stream(seed, "probe").permutation(len(train))[:probe]
         self._targets = cost.targets(train.labels, classes)
+
+    @property
+    def chip(self) -> Chip:
+        """The die as it is now."""
+        if self._learned is not None:
+            learned, self._learned = self._learned, None
+            self._chip = self._chip.reprogrammed(
+                {
+                    name: (plus.copy(), None if minus is None else minus.copy())
+                    for name, (plus, minus) in learned.items()
+                }
+            )
+        return self._chip
+
+    @chip.setter
+    def chip(self, chip: Chip) -> None:
+        self._chip, self._learned, self._compiled = chip, None, None
 
     @property
     def metric_names(self) -> tuple[str, ...]:
@@ -243,13 +274,34 @@ class Trainer:
 
     def step(self, rows: IntArray, factor: float = 1.0) -> Gradient:
         """Learn from the training samples ``rows`` once: estimate, step, program."""
+        return self.learn(self.train.inputs[rows], self._targets[rows], factor)
+
+    def learn(self, inputs: FloatArray, targets: FloatArray, factor: float = 1.0) -> Gradient:
+        """Learn once from inputs (B, n_in) and targets (B, K)."""
         self._steps += 1
-        inputs = self._sampled(self.train.inputs[rows], self._steps)
+        inputs = self._sampled(inputs, self._steps)
+        compiled = self._compiled_step(len(inputs))
+        found = None if compiled is None else compiled.gradient(inputs, targets)
+        if compiled is not None and found is not None:
+            self.optimiser.advance(compiled.conductance, found, factor)
+            self._learned = compiled.conductance
+            return found
         phases = self.measured("step", self._steps) if self._reads else self.phases()
-        gradient = self.estimator.estimate(phases, inputs, self._targets[rows])
+        gradient = self.estimator.estimate(phases, inputs, targets)
         old = self.writer.conductance(self.chip)
         self.chip = self.writer.apply(self.chip, old, self.optimiser.step(old, gradient, factor))
         return gradient
+
+    def _compiled_step(self, batch: int) -> CompiledStep | None:
+        """Return what takes steps of this many samples, None where they are put together from phases."""
+        if self._compiled is None and self._compilable:
+            chip = self.chip
+            if chip.exact and chip.matched:
+                self._compiled = CompiledStep.of(
+                    self.plan, chip.values, self.cost, self.estimator, self.settings
+                )
+            self._compilable = self._compiled is not None
+        return self._compiled if self._compiled is not None and self._compiled.fits(batch) else None
 
     def measure(self, *, learns: bool = True) -> dict[str, float]:
         """Return the metrics that do not train: test set, residual, power, gradient alignment.

@@ -122,6 +122,11 @@ class DeviceWriter:
     _bias: dict[str, tuple[FloatArray, FloatArray | None]] = field(default_factory=dict)
     """What every update adds to the devices [S]: part of the die, so no part of ``state``."""
 
+    @property
+    def plain(self) -> bool:
+        """Whether devices get just the steps that they are meant to get."""
+        return self.method == "ideal" and not self._bias
+
     def prepare(self, chip: Chip) -> Chip:
         """Return the die as learning starts on it."""
         self.method = self.spec.chosen(chip.card)

@@ -18,6 +18,7 @@ from circuitsim.solver.threads import share_batch
 from circuitsim.solver.wired_block import WiredBlock
 
 __all__ = [
+    "FEW_SAMPLES",
     "Clamps",
     "Fixed",
     "Weights",
@@ -27,6 +28,7 @@ __all__ = [
     "known_voltages",
     "known_words",
     "lines_of",
+    "parts_of",
 ]
 
 Array = NDArray[Any]
@@ -35,7 +37,7 @@ Clamps = tuple[Array, Array, Array, Array]
 
 _STEEP = 100.0
 """Largest conductance of an ideal diode away from 0 V whose current float32 can tell [S]."""
-_FEW_SAMPLES = 8
+FEW_SAMPLES = 8
 """Most samples for which currents and sums are found in one pass, rather than by a product and a sum."""
 _PARTS = 4
 """Slices in which a large crossbar is summed, whatever the number of threads, so that sums are the same."""
@@ -215,7 +217,7 @@ def _sums(
     """Return g_plus - g_minus (M, N), and the sums of both over bit lines (M,) and word lines (N,)."""
     size, n = g_plus.shape
     words = np.empty(size if need_words else 0)
-    edges = _parts(g_plus)
+    edges = parts_of(g_plus)
     bits = np.zeros((len(edges) - 1, n))
     signed = np.ascontiguousarray(g_plus, dtype=dtype) if g_minus is None else np.empty((size, n), dtype)
 
@@ -235,7 +237,7 @@ def _sums(
 
 def _bit_sum(g: Array) -> FloatArray:
     """Return the sum (N,) over word lines."""
-    edges = _parts(g)
+    edges = parts_of(g)
     bits = np.zeros((len(edges) - 1, g.shape[1]))
 
     def rows(k: slice) -> None:
@@ -246,7 +248,7 @@ def _bit_sum(g: Array) -> FloatArray:
     return bits.sum(axis=0)
 
 
-def _parts(g: Array) -> list[int]:
+def parts_of(g: Array) -> list[int]:
     """Return the first rows of the slices in which a crossbar is summed, and the end."""
     parts = _PARTS if g.size > 4 * 65536 and len(g) >= _PARTS else 1
     return [len(g) * k // parts for k in range(parts + 1)]
@@ -404,7 +406,7 @@ def constant_currents(
         line = words[number]
         if line is None or link.wired:
             continue
-        if number in w.pending and len(line.plus) <= _FEW_SAMPLES and line.plus.shape[1] > _FEW_SAMPLES:
+        if number in w.pending and len(line.plus) <= FEW_SAMPLES and line.plus.shape[1] > FEW_SAMPLES:
             current = _summed_on_the_way(w, number, line.plus)
         else:
             current = line.plus @ w.signed[number]
@@ -431,7 +433,7 @@ def constant_currents(
 def _summed_on_the_way(w: Weights, number: int, words: Array) -> Array:
     """Return the currents (B, N) into bit lines, and sum their conductances in the same pass."""
     g = w.signed[number]
-    edges = _parts(g)
+    edges = parts_of(g)
     current = np.zeros((len(edges) - 1, len(words), g.shape[1]), dtype=w.dtype)
     bits = np.zeros((len(edges) - 1, g.shape[1]))
 

@@ -121,10 +121,7 @@ def our_trainer(description: dict[str, Any], estimator: Estimator, samples: Samp
 
 def our_step(trainer: Trainer, inputs: np.ndarray, targets: np.ndarray) -> cs.Gradient:
     """One step as `Trainer.epoch` takes it."""
-    gradient = trainer.estimator.estimate(trainer.phases(), inputs, targets)
-    target = trainer.optimiser.step(trainer.chip.target, gradient, 1.0)
-    trainer.chip = trainer.chip.reprogrammed(target)
-    return gradient
+    return trainer.learn(inputs, targets)
 
 
 def take_turns(steps: dict[str, Step]) -> dict[str, list[float]]:

@@ -8,7 +8,7 @@ matrix or, where its rank is small, formed row by row. Steps are in fractions of
     adam    m <- m + (1 - b1) (slope w - m),  v likewise with its square
             g <- g - rate w (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + least)
 
-w is the window (Kingma and Ba 2015). Rows first to last; g, m, v, new are (M, N).
+w is the window (Kingma and Ba 2015). Rows first to last; g, m, v are (M, N) and change in place.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _slope_row(j, left, right, product, sign, word, bit, row):  # type: ignore[n
 
 @kernel
 def sgd_rows(  # type: ignore[no-untyped-def]
-    first, last, left, right, product, sign, word, bit, g, m, rate, momentum, g_min, g_max, new
+    first, last, left, right, product, sign, word, bit, g, m, rate, momentum, g_min, g_max
 ):
     """``rate`` holds the window squared over the unit; ``m`` is empty where there is no momentum."""
     n = len(bit)
@@ -68,7 +68,7 @@ def sgd_rows(  # type: ignore[no-untyped-def]
                 up = (f0 * right[0, i] + f1 * right[1, i]) + (f2 * right[2, i] + f3 * right[3, i])
                 moved = g[j, i] + (up - (start[i] + base))
                 moved = g_max if moved > g_max else moved
-                new[j, i] = g_min if moved < g_min else moved
+                g[j, i] = g_min if moved < g_min else moved
         return
     if len(m) == 0 and len(product) > 0:
         for i in range(n):
@@ -79,7 +79,7 @@ def sgd_rows(  # type: ignore[no-untyped-def]
             for i in range(n):
                 moved = g[j, i] + (step * product[j, i] - (start[i] + base))
                 moved = g_max if moved > g_max else moved
-                new[j, i] = g_min if moved < g_min else moved
+                g[j, i] = g_min if moved < g_min else moved
         return
     for j in range(first, last):
         _slope_row(j, left, right, product, sign, word, bit, row)
@@ -90,7 +90,7 @@ def sgd_rows(  # type: ignore[no-untyped-def]
         for i in range(n):
             moved = g[j, i] - rate * row[i]
             moved = g_max if moved > g_max else moved
-            new[j, i] = g_min if moved < g_min else moved
+            g[j, i] = g_min if moved < g_min else moved
 
 
 @kernel
@@ -115,7 +115,6 @@ def adam_rows(  # type: ignore[no-untyped-def]
     least,
     g_min,
     g_max,
-    new,
 ):
     """``keep`` are 1 - b, ``unbias`` 1 / (1 - b^t); ``rate`` holds the window."""
     n = len(bit)
@@ -130,4 +129,4 @@ def adam_rows(  # type: ignore[no-untyped-def]
             v[j, i] = square
             moved = g[j, i] - rate * (mean * unbias1) / (np.sqrt(square * unbias2) + least)
             moved = g_max if moved > g_max else moved
-            new[j, i] = g_min if moved < g_min else moved
+            g[j, i] = g_min if moved < g_min else moved
