@@ -21,12 +21,19 @@ from circuitsim.learning.gradient import Factors, Gradient, LayeredGradient
 from circuitsim.netlist import Values
 from circuitsim.netlist.tables import FloatArray
 from circuitsim.solver import Plan, SolverSettings
-from circuitsim.solver.kernels.conductances import bit_sums, currents_and_sums, pair_sums
 from circuitsim.solver.kernels.relaxing import CORRECTED, NUDGED, TRANSPOSED
-from circuitsim.solver.kernels.step_phases import settle_phases, signed_weights, swing_products
+from circuitsim.solver.kernels.step_phases import (
+    BANK,
+    KNOWN,
+    LAYER,
+    Devices,
+    read_devices,
+    settle_phases,
+    swing_products,
+)
 from circuitsim.solver.relaxation import tolerances
 from circuitsim.solver.threads import share_batch, threads
-from circuitsim.solver.weights import FEW_SAMPLES, known_words, parts_of
+from circuitsim.solver.weights import FEW_SAMPLES, PARTS, WORTH_PARTS
 
 __all__ = ["CompiledStep"]
 
@@ -41,7 +48,7 @@ _SHARED, _WORTH = 32, 50_000
 class CompiledStep:
     """Gradients of one network, for batches that `fits` says are small enough.
 
-    ``values`` are those of the network, whose conductances it copies.
+    ``values`` are those of the network, whose conductances it copies into one array.
     """
 
     def __init__(
@@ -55,44 +62,83 @@ class CompiledStep:
         layered = plan.layered
         self.structure, self.compiled = layered.structure, layered.compiled
         self.weights = layered.weights(values, settings.precision)
-        self.cost, self.estimator, self.settings = cost, estimator, settings
-        self.dtype = np.dtype(settings.precision)
-        wiring = self.compiled.wiring(self.weights)
-        self.inner = np.array(wiring.weights)
-        self.tables = tuple(wiring._replace(weights=self.inner))
-        fixed = self.weights.fixed
-        self.leak = np.concatenate(fixed.leak)
-        self.injected = [None if x is None else x[None] for x in fixed.injected]
+        self.estimator, self.dtype = estimator, np.dtype(settings.precision)
+        fixed, wiring = self.weights.fixed, self.compiled.wiring(self.weights)
         self.start = self.compiled.start
-        self.size, self.bank_size = (
-            int(self.start[-1]),
-            sum(len(b.control) for b in plan.netlist.banks),
-        )
+        self.size, self.bank_size = int(self.start[-1]), sum(len(bank.control) for bank in plan.netlist.banks)
         self.places = [slice(a, b) for a, b in zip(self.start, self.start[1:], strict=False)]
-        self._owned = {
-            crossbar.name: tuple(self._copied(g) for g in values.crossbars[crossbar.name])
-            for crossbar in plan.netlist.trainable
-        }
-        self.halves: list[tuple[Array, Array]] = []
-        for link in self.structure.links:
-            name = link.crossbar.name
-            pair = self._owned.get(name)
-            if pair is None:
-                pair = tuple(self._copied(g) for g in values.crossbars[name])
-            plus, minus = pair
-            assert plus is not None
-            self.halves.append((plus, np.empty((0, 0), dtype=self.dtype) if minus is None else minus))
-        self.signed: dict[int, Array] = {}
+        self.leak = np.concatenate(fixed.leak)
+        self.injected = np.zeros(self.size, dtype=self.dtype)
+        for place, current in zip(self.places, fixed.injected, strict=True):
+            self.injected[place] += 0 if current is None else current
+        self._trainable = [crossbar.name for crossbar in plan.netlist.trainable]
+        self._set_out(values, np.array(wiring.weights))
+        self.tables = tuple(wiring._replace(weights=self.devices.inner))
         output = self.compiled.output
         assert output is not None
-        self.output = (output.layer, output.pos, output.neg)
         centred = not isinstance(estimator, Dyadic) and estimator.centred
-        self.sides = 2 if centred else 1
         name = "transposed" if isinstance(estimator, Dyadic) else estimator.phase
-        self.sweeps = (self.compiled.orders["free"], self.compiled.orders[name])
-        self.phase = _PHASES[estimator.phase]
         scale = abs(estimator.beta) if isinstance(estimator, Dyadic) else 1.0
-        self.limits = (self._limits("free", 1.0), self._limits(name, scale))
+        # What is the same for every batch, in the order of `settle_phases`.
+        self.asked = (_PHASES[estimator.phase], 2 if centred else 1, float(estimator.beta), self.tables)
+        self.told = (
+            (_KINDS[cost.kind], float(cost.conductance), float(cost.scale)),
+            (output.layer, output.pos, output.neg),
+            (self.compiled.orders["free"], self.compiled.orders[name]),
+            (self._limits("free", settings, 1.0), self._limits(name, settings, scale)),
+            settings.max_iterations,
+            1e-9 if self.dtype == np.float32 else 1e-13,
+        )
+
+    def _set_out(self, values: Values, inner: Array) -> None:
+        """Copy all conductances into one array, and tell where each is."""
+        rows: list[tuple[int, ...]] = []
+        columns, gains, fixeds = [], [], []
+        parts: list[Array] = []
+        words = signed = seen = 0
+        self.pairs: dict[str, tuple[slice, slice | None, tuple[int, int]]] = {}
+        size = 0
+        for number, link in enumerate(self.structure.links):
+            m, n = link.crossbar.shape
+            plus, minus = values.crossbars[link.crossbar.name]
+            first, second = size, -1 if minus is None else size + m * n
+            for g in (plus, minus):
+                if g is not None:
+                    parts.append(np.asarray(g, dtype=self.dtype).reshape(-1))
+                    size += m * n
+            self.pairs[link.crossbar.name] = (
+                slice(first, first + m * n),
+                None if minus is None else slice(second, second + m * n),
+                (m, n),
+            )
+            if link.source == "known":
+                lines = self.weights.fixed.lines[number]
+                assert lines is not None
+                columns.append(lines.plus.column)
+                gains.append(lines.plus.gain)
+                fixeds.append(lines.plus.fixed)
+                rows.append((KNOWN, -1, link.target, m, n, 0, first, second, words, signed))
+                words, signed = words + m, signed + (0 if minus is None else m * n)
+                continue
+            _, source, _, place, _, _, turned = self.compiled.links[seen]
+            seen += 1
+            kind = BANK if link.source == "bank" else LAYER
+            rows.append((kind, int(source), link.target, m, n, int(turned), first, second, -1, int(place)))
+        self.links = np.array(rows, dtype=np.int64)
+        self.words = words
+        nothing = [np.empty(0, dtype=self.dtype)]
+        self.devices = Devices(
+            links=self.links,
+            column=np.concatenate([np.empty(0, dtype=np.int64), *columns]),
+            gain=np.concatenate(nothing + gains),
+            fixed=np.concatenate(nothing + fixeds),
+            conductance=np.concatenate(parts),
+            signed=np.empty(signed, dtype=self.dtype),
+            inner=inner,
+        )
+        self.table = tuple(self.devices)
+        largest = max((m * n for kind, _, _, m, n, *_ in rows if kind == KNOWN), default=0)
+        self.parts = PARTS if largest > WORTH_PARTS else 1
 
     @classmethod
     def of(
@@ -121,7 +167,11 @@ class CompiledStep:
     @property
     def conductance(self) -> Conductances:
         """Conductances of the trainable crossbars, which `gradient` reads and others may change."""
-        return self._owned
+        flat, found = self.devices.conductance, {}
+        for name in self._trainable:
+            plus, minus, shape = self.pairs[name]
+            found[name] = flat[plus].reshape(shape), None if minus is None else flat[minus].reshape(shape)
+        return found
 
     def fits(self, batch: int) -> bool:
         """Whether a batch is small enough."""
@@ -130,38 +180,17 @@ class CompiledStep:
     def gradient(self, inputs: FloatArray, targets: FloatArray) -> Gradient | None:
         """Return the gradient for inputs (B, n_in), targets (B, K); None where a sample did not settle."""
         batch = len(inputs)
-        words = self._words(inputs)
-        load, word_load = self.leak.copy(), np.zeros(self.size)
-        constant = np.zeros(batch * self.size, dtype=self.dtype)
-        for layer, current in enumerate(self.injected):
-            if current is not None:
-                self._block(constant, layer, batch)[:] += current
-        self._read_conductances(words, constant, load, word_load)
+        carried, words = self._carried(np.ascontiguousarray(inputs, dtype=self.dtype))
+        targets = np.ascontiguousarray(targets, dtype=np.float64)
         blocks = np.empty(3 * batch * self.size, dtype=self.dtype)
         out = np.empty(batch * self.bank_size, dtype=self.dtype)
-        targets = np.ascontiguousarray(targets, dtype=np.float64)
         y, value = np.empty(targets.shape), np.empty(batch)
-        cost = (_KINDS[self.cost.kind], float(self.cost.conductance), float(self.cost.scale))
         settled: list[bool] = []
 
         def rows(k: slice) -> None:
-            settled.append(
-                settle_phases(
-                    self.phase,
-                    self.sides,
-                    float(self.estimator.beta),
-                    self.tables,
-                    (load, word_load),
-                    cost,
-                    self.output,
-                    self.sweeps,
-                    self.limits,
-                    self.settings.max_iterations,
-                    1e-9 if self.dtype == np.float32 else 1e-13,
-                    (k.start, batch, constant, targets[k]),
-                    (blocks, out, y[k], value[k]),
-                )
-            )
+            found = blocks, out, y[k], value[k]
+            samples = k.start, batch, targets[k]
+            settled.append(settle_phases(*self.asked, carried, *self.told, samples, found))
 
         work = self.compiled.products
         worth = batch >= _SHARED and batch * work > _WORTH
@@ -175,118 +204,83 @@ class CompiledStep:
             estimator=self.estimator.label,
             beta=self.estimator.beta,
             phases=self.estimator.reads,
-            cost=float(value.mean()),
+            cost=float(value.sum()) / batch,
             outputs=y,
         )
 
-    def _copied(self, g: Array | None) -> Any:
-        return None if g is None else np.array(g, dtype=self.dtype, order="C")
+    def _carried(self, inputs: Array) -> tuple[tuple[Array, ...], Array]:
+        """Return what devices carry while free nodes are at 0 V, for `settle_phases`, and the word lines."""
+        batch, few = len(inputs), len(inputs) <= FEW_SAMPLES
+        words = np.empty(batch * self.words, dtype=self.dtype)
+        sums, word_load = np.zeros((self.parts, self.size)), np.zeros(self.size)
+        sent = np.zeros((self.parts if few else 1, batch * self.size), dtype=self.dtype)
+        nothing = sent[0, :0]
 
-    def _limits(self, phase: str, scale: float) -> tuple[float, float, float, float]:
-        """Return what ends the sweeps of a phase: step [V], relative, rounding, absolute [A]."""
-        step, relative, rounding = tolerances(self.settings, self.dtype)
-        order, loops = self.compiled.orders[phase]
-        if self.dtype != np.float32 and loops:
-            closing = order[len(order) - loops :]
-            relative /= np.sqrt(sum(self.compiled.sizes[layer] for layer in closing))
-        return step, float(relative), rounding, scale * self.settings.absolute_tolerance
+        def rows(k: slice) -> None:
+            for part in range(k.start, k.stop):
+                into = sent[part] if few else nothing
+                read_devices(
+                    part, self.parts, self.table, self.start, inputs, words, into, sums[part], word_load
+                )
 
-    def _words(self, inputs: FloatArray) -> list[Array | None]:
-        """Return the voltages (B, M) V of the word lines of every link that are known."""
-        found: list[Array | None] = []
-        for words in known_words(self.weights, inputs):
-            if words is None:
-                found.append(None)
-                continue
-            whole = np.broadcast_to(words.plus, (len(inputs), words.plus.shape[1]))
-            found.append(np.ascontiguousarray(whole, dtype=self.dtype))
-        return found
+        share_batch(
+            rows, self.parts, work=self.devices.conductance.size // (16 * self.parts), parts=self.parts
+        )
+        if not few:
+            for kind, _, target, m, n, _, plus, minus, first, place in self.links.tolist():
+                if kind == KNOWN:
+                    flat, at = (self.devices.conductance, plus) if minus < 0 else (self.devices.signed, place)
+                    block = self._block(sent[0], target, batch)
+                    block += self._lines(words, first, m, batch) @ flat[at : at + m * n].reshape(m, n)
+        return (self.leak, self.injected, sums, sent, word_load), words
+
+    def _lines(self, words: Array, first: int, size: int, batch: int) -> Array:
+        return words[batch * first : batch * (first + size)].reshape(batch, size)
 
     def _block(self, flat: Array, layer: int, batch: int) -> Array:
         place = self.places[layer]
         return flat[batch * place.start : batch * place.stop].reshape(batch, -1)
 
-    def _read_conductances(
-        self, words: list[Array | None], constant: Array, load: FloatArray, word_load: FloatArray
-    ) -> None:
-        """Add up what devices carry while nodes are at 0 V, and what they load; set out inner weights."""
-        batch = len(constant) // self.size
-        inner = 0
-        for number, link in enumerate(self.structure.links):
-            plus, minus = self.halves[number]
-            bits = load[self.places[link.target]]
-            line = words[number]
-            if line is not None:
-                current = self._block(constant, link.target, batch)
-                self._known(number, line, plus, minus, current, bits)
-                continue
-            banked, source, _, place, _, _, turned = self.compiled.links[inner]
-            inner += 1
-            loaded = (word_load if banked else load)[self.places[source]]
-            signed_weights(plus, minus, bool(turned), self.inner[place : place + plus.size], loaded, bits)
-
-    def _known(
-        self, number: int, line: Array, plus: Array, minus: Array, current: Array, bits: FloatArray
-    ) -> None:
-        """Add the currents (B, N) of known word lines, and the sums (N,) over them."""
-        edges, few = parts_of(plus), len(minus) == 0 and len(line) <= FEW_SAMPLES
-        count = len(edges) - 1
-        sums = np.zeros((count, plus.shape[1]))
-        sent = np.zeros((count if few else 0, *current.shape), dtype=self.dtype)
-        signed = plus
-        if len(minus):
-            signed = self.signed.setdefault(number, np.empty_like(plus))
-
-        def rows(k: slice) -> None:
-            for part in range(k.start, k.stop):
-                first, last = edges[part], edges[part + 1]
-                if few:
-                    currents_and_sums(line, plus, first, last, sent[part], sums[part])
-                elif len(minus):
-                    pair_sums(plus, minus, first, last, signed, _NO_SUMS, sums[part])
-                else:
-                    bit_sums(plus, first, last, sums[part])
-
-        share_batch(rows, count, work=plus.size // (16 * count), parts=count)
-        for part in range(count):
-            bits += sums[part]
-        if not few:
-            current += line @ signed
-            return
-        for part in sent:
-            current += part
+    def _limits(
+        self, phase: str, settings: SolverSettings, scale: float
+    ) -> tuple[float, float, float, float]:
+        """Return what ends the sweeps of a phase: step [V], relative, rounding, absolute [A]."""
+        step, relative, rounding = tolerances(settings, self.dtype)
+        order, loops = self.compiled.orders[phase]
+        if self.dtype != np.float32 and loops:
+            closing = order[len(order) - loops :]
+            relative /= float(np.sqrt(sum(self.compiled.sizes[layer] for layer in closing)))
+        return step, relative, rounding, scale * settings.absolute_tolerance
 
     def _factors(
-        self, words: list[Array | None], blocks: Array, out: Array, products: Array, batch: int
+        self, words: Array, blocks: Array, out: Array, products: Array, batch: int
     ) -> LayeredGradient:
         """Return the gradient of every trainable crossbar in product form."""
         found: dict[str, Any] = {}
-        for number, link in enumerate(self.structure.links):
+        rows = [blocks[3 * batch * k.start : 3 * batch * k.stop].reshape(3 * batch, -1) for k in self.places]
+        for link, row in zip(self.structure.links, self.links.tolist(), strict=True):
             if not link.crossbar.trainable:
                 continue
-            target, own = self.places[link.target], None
+            kind, source, target, m, *_ = row
             # v, then s / B, then v again.
-            there = blocks[3 * batch * target.start : 3 * batch * target.stop].reshape(3 * batch, -1)
-            left, right = words[number], there[batch : 2 * batch]
-            if link.source == "bank":
-                layer = self.structure.bank_layer[link.index]
-                place, n = int(self.compiled.bank_start[layer]), self.compiled.sizes[layer]
-                left = out[batch * place : batch * (place + n)].reshape(batch, n)
-            elif link.source == "layer":
-                source = self.places[link.index]
-                here = blocks[3 * batch * source.start : 3 * batch * source.stop].reshape(3 * batch, -1)
-                left, right, own = here[: 2 * batch], there[batch:], products[source]
-            assert left is not None
+            own, right = None, rows[target][batch : 2 * batch]
+            if kind == KNOWN:
+                left = self._lines(words, row[8], m, batch)
+            elif kind == BANK:
+                left = self._lines(out, int(self.compiled.bank_start[source]), m, batch)
+            else:
+                left, right, own = (
+                    rows[source][: 2 * batch],
+                    rows[target][batch:],
+                    products[self.places[source]],
+                )
             found[link.crossbar.name] = Factors(
                 left=left,
                 right=right,
                 word=own,
-                bit=products[target],
+                bit=products[self.places[target]],
                 mirrored=link.crossbar.word_neg is not None,
                 minus=None,
                 mask=None,
             )
         return LayeredGradient(found)
-
-
-_NO_SUMS = np.empty(0)

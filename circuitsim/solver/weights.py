@@ -19,6 +19,8 @@ from circuitsim.solver.wired_block import WiredBlock
 
 __all__ = [
     "FEW_SAMPLES",
+    "PARTS",
+    "WORTH_PARTS",
     "Clamps",
     "Fixed",
     "Weights",
@@ -28,7 +30,6 @@ __all__ = [
     "known_voltages",
     "known_words",
     "lines_of",
-    "parts_of",
 ]
 
 Array = NDArray[Any]
@@ -39,8 +40,10 @@ _STEEP = 100.0
 """Largest conductance of an ideal diode away from 0 V whose current float32 can tell [S]."""
 FEW_SAMPLES = 8
 """Most samples for which currents and sums are found in one pass, rather than by a product and a sum."""
-_PARTS = 4
+PARTS = 4
 """Slices in which a large crossbar is summed, whatever the number of threads, so that sums are the same."""
+WORTH_PARTS = 4 * 65536
+"""Devices of a half beyond which a crossbar is large."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -217,7 +220,7 @@ def _sums(
     """Return g_plus - g_minus (M, N), and the sums of both over bit lines (M,) and word lines (N,)."""
     size, n = g_plus.shape
     words = np.empty(size if need_words else 0)
-    edges = parts_of(g_plus)
+    edges = _parts(g_plus)
     bits = np.zeros((len(edges) - 1, n))
     signed = np.ascontiguousarray(g_plus, dtype=dtype) if g_minus is None else np.empty((size, n), dtype)
 
@@ -237,7 +240,7 @@ def _sums(
 
 def _bit_sum(g: Array) -> FloatArray:
     """Return the sum (N,) over word lines."""
-    edges = parts_of(g)
+    edges = _parts(g)
     bits = np.zeros((len(edges) - 1, g.shape[1]))
 
     def rows(k: slice) -> None:
@@ -248,9 +251,9 @@ def _bit_sum(g: Array) -> FloatArray:
     return bits.sum(axis=0)
 
 
-def parts_of(g: Array) -> list[int]:
+def _parts(g: Array) -> list[int]:
     """Return the first rows of the slices in which a crossbar is summed, and the end."""
-    parts = _PARTS if g.size > 4 * 65536 and len(g) >= _PARTS else 1
+    parts = PARTS if g.size > WORTH_PARTS and len(g) >= PARTS else 1
     return [len(g) * k // parts for k in range(parts + 1)]
 
 
@@ -433,7 +436,7 @@ def constant_currents(
 def _summed_on_the_way(w: Weights, number: int, words: Array) -> Array:
     """Return the currents (B, N) into bit lines, and sum their conductances in the same pass."""
     g = w.signed[number]
-    edges = parts_of(g)
+    edges = _parts(g)
     current = np.zeros((len(edges) - 1, len(words), g.shape[1]), dtype=w.dtype)
     bits = np.zeros((len(edges) - 1, g.shape[1]))
 

@@ -1,6 +1,6 @@
-"""The phases of one learning step of a small batch, compiled as a whole: the free phase, what amplifiers do
-there, then the nudged or corrected phases to both sides or the transposed system, and the change per unit of
-beta. For plain networks (`circuitsim.solver.compiled`) of one-way amplifiers and crossbars that they drive.
+"""A learning step of a small batch in two calls: what its devices carry, then its phases, which are the free
+one, what amplifiers do there, the nudged or corrected ones to both sides or the transposed system, and the
+change per unit of beta. For plain networks (`circuitsim.solver.compiled`) of one-way amplifiers.
 
 Layers lie one behind the other in flat arrays as in `circuitsim.solver.kernels.relaxing`. What a local rule
 needs of them is kept as blocks (3 B, n_l) of v, s / B and v again: v and s / B below each other are what the
@@ -9,29 +9,88 @@ word lines of a crossbar do, s / B and v what its bit lines do.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numba import njit
 
 from circuitsim.solver.kernels.amplifiers import tangents
+from circuitsim.solver.kernels.conductances import bit_sums, currents_and_sums, pair_sums
 from circuitsim.solver.kernels.relaxing import CORRECTED, FREE, TRANSPOSED, Wiring, relax_layers
 
-__all__ = ["settle_phases", "signed_weights", "swing_products"]
+__all__ = ["BANK", "KNOWN", "LAYER", "Devices", "read_devices", "settle_phases", "swing_products"]
 
-_QUADRATIC, _SOFTMAX = 1, 2
+KNOWN, LAYER, BANK = 0, 1, 2
+_QUADRATIC = 1
 _CLAMPS = 1
 _OUTWEIGHED = 4
 
 kernel = njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")
 
 
-@kernel
-def signed_weights(g_plus, g_minus, turned, weights, word_sum, bit_sum):  # type: ignore[no-untyped-def]
-    """Write g_plus - g_minus (M, N), or its transpose, into ``weights``; add sums of both, (M,) and (N,).
+class Devices(NamedTuple):
+    """The crossbars of a network, the same for every batch."""
 
-    ``g_minus`` may be empty.
+    links: np.ndarray  # (K, 9), see `read_devices`
+    column: np.ndarray  # (M,) of all known word lines: column of the input, or -1 where they are at ``fixed``
+    gain: np.ndarray  # (M,)
+    fixed: np.ndarray  # (M,) V
+    conductance: np.ndarray  # flat: all devices
+    signed: np.ndarray  # flat: g_plus - g_minus of pairs on known word lines
+    inner: np.ndarray  # flat: the weights of a `Wiring`
+
+
+@kernel
+def read_devices(part, parts, devices, start, inputs, words, sent, sums, word_load):  # type: ignore[no-untyped-def]
+    """Add up what devices carry while free nodes are at 0 V, a part of the rows of known word lines.
+
+    A link is a row (kind, source layer, target layer, rows M, columns N, turned?, place of g_plus, place of
+    g_minus or -1, place of its word lines, of its difference or its inner weights); kinds: `KNOWN`, `LAYER`,
+    `BANK`. Writes voltages of known word lines into ``words`` (flat (B, M) blocks) and the weights between
+    layers; adds currents to ``sent`` (flat (B, n_l) blocks, or empty where a product is left to BLAS), sums
+    of conductances to ``sums`` (n,) and, over the word lines of amplifiers, to ``word_load`` (n,).
     """
+    links, column, gain, fixed, conductance, difference, inner = devices
+    batch = len(inputs)
+    none = np.empty(0, np.float64)
+    for link in links:
+        kind, source, target, m, n, turned, plus_at, minus_at, word_at, place = link
+        g_plus = conductance[plus_at : plus_at + m * n].reshape(m, n)
+        paired = minus_at >= 0
+        g_minus = conductance[minus_at : minus_at + m * n].reshape(m, n) if paired else g_plus
+        bit_sum = sums[start[target] : start[target] + n]
+        if kind != KNOWN:
+            if part == 0:
+                loaded = word_load if kind == BANK else sums
+                word_sum = loaded[start[source] : start[source] + m]
+                weights = inner[place : place + m * n]
+                _inner_weights(g_plus, g_minus, paired, turned == 1, weights, word_sum, bit_sum)
+            continue
+        first, last = m * part // parts, m * (part + 1) // parts
+        lines = words[batch * word_at : batch * (word_at + m)].reshape(batch, m)
+        for b in range(batch):
+            for j in range(first, last):
+                from_input = column[word_at + j]
+                lines[b, j] = (
+                    inputs[b, from_input] * gain[word_at + j] if from_input >= 0 else fixed[word_at + j]
+                )
+        if paired:
+            signed = difference[place : place + m * n].reshape(m, n)
+            pair_sums(g_plus, g_minus, first, last, signed, none, bit_sum)
+        elif len(sent) == 0:
+            bit_sums(g_plus, first, last, bit_sum)
+        if len(sent) > 0:
+            currents = sent[batch * start[target] : batch * (start[target] + n)].reshape(batch, n)
+            if paired:
+                currents_and_sums(lines, signed, first, last, currents, np.zeros(n))
+            else:
+                currents_and_sums(lines, g_plus, first, last, currents, bit_sum)
+
+
+@kernel
+def _inner_weights(g_plus, g_minus, paired, turned, weights, word_sum, bit_sum):  # type: ignore[no-untyped-def]
+    """Write g_plus - g_minus (M, N), or its transpose, into ``weights``; add sums of both, (M,) and (N,)."""
     m, n = g_plus.shape
-    paired = len(g_minus) > 0
     for j in range(m):
         total = 0.0
         for i in range(n):
@@ -157,20 +216,20 @@ def _dual_loads(wiring, load, v, batch):  # type: ignore[no-untyped-def]
 
 @kernel
 def settle_phases(  # type: ignore[no-untyped-def]
-    phase, sides, beta, tables, sums, cost, output, sweeps, limits, most, regular, samples, found
+    phase, sides, beta, tables, carried, cost, output, sweeps, limits, most, regular, samples, found
 ):
     """Put some samples through the phases; return whether all settled, else nothing of ``found`` counts.
 
-    ``sides`` is 2 for centred phases. ``tables`` are those of a `Wiring`; ``sums`` what loads the nodes (n,)
-    and what crossbars load amplifiers with (n,); ``cost`` kind, conductance [S] and scale [V]; ``output``
-    layer and places of both sides; ``sweeps`` order and number of loops, ``limits`` what ends them, of the
-    free phase and of the others. ``samples``: the first one's number, how many there are of all, constant
-    currents of all (flat), targets (B, K). ``found``: blocks of v, s / B, v of all, outputs of banks of all,
-    outputs (B, K) V, costs (B,) W.
+    ``sides`` is 2 for centred phases. ``tables`` are those of a `Wiring`; ``carried`` leaks and currents of
+    sources (n,), and what `read_devices` found, part by part: sums (P, n), currents of all samples (Q, ...),
+    what crossbars load amplifiers with (n,). ``cost``: kind, conductance [S] and scale [V]; ``output``: layer
+    and places of both sides; ``sweeps`` order and number of loops, ``limits`` what ends them, of the free
+    phase and of the others. ``samples``: the first one's number, how many there are in all, targets (B, K).
+    ``found``: of all samples blocks of v, s / B, v, and outputs of banks; outputs (B, K) V, costs (B,) W.
     """
     wiring = Wiring(*tables)
-    load, word_load = sums
-    number, every, constant, target = samples
+    leak, injected, sums, sent, word_load = carried
+    number, every, target = samples
     blocks, bank_out, y, value = found
     layer_out, pos, neg = output
     kind, conductance, scale = cost
@@ -180,12 +239,20 @@ def settle_phases(  # type: ignore[no-untyped-def]
     nothing, empty = np.empty(0, blocks.dtype), np.empty((0, 0))
     a = np.empty(size, blocks.dtype)
     for k in range(size):
-        a[k] = load[k]
+        load = leak[k]
+        for part in sums:
+            load += part[k]
+        a[k] = load
     own = np.empty(batch * size, blocks.dtype)
     for layer in range(len(start) - 1):
         n = start[layer + 1] - start[layer]
-        place = every * start[layer] + number * n
-        own[batch * start[layer] : batch * start[layer + 1]] = constant[place : place + batch * n]
+        place, there = every * start[layer] + number * n, batch * start[layer]
+        for b in range(batch):
+            for k in range(n):
+                own[there + b * n + k] = injected[start[layer] + k]
+        for part in sent:
+            for k in range(batch * n):
+                own[there + k] += part[place + k]
     iterations, status = np.empty(batch, np.int64), np.empty(batch, np.int8)
     v = np.zeros(batch * size, blocks.dtype)
     relax_layers(
