@@ -23,6 +23,7 @@ from circuitsim.solver.kernels.relaxing import (
     Bench,
     Nudging,
     Wiring,
+    closed_by_few,
     relax_layers,
 )
 from circuitsim.solver.layers import Layers
@@ -37,6 +38,8 @@ Array = NDArray[Any]
 
 _MOST_PRODUCTS = 4_000_000
 """Multiplications in the crossbars of a sweep, batch included, up to which compiled sweeps are faster."""
+_MOST_OF_FEW = 100_000_000
+"""The same where few nodes close the loops: these sweeps take Newton's steps, NumPy's do not."""
 _SHARED, _WORTH = 32, 200_000
 """Samples, and matrix entries in all, from which on threads share a batch."""
 _PHASES = {"free": FREE, "nudged": NUDGED, "corrected": CORRECTED, "transposed": TRANSPOSED}
@@ -99,11 +102,18 @@ class CompiledSweeps:
         self._fixed: tuple[Fixed, Wiring] | None = None
         self._bent = False
         """Whether any layer of these has diodes."""
+        self._few = False
+        """Whether few nodes close the loops of these."""
 
     def fits(self, w: Weights, batch: int) -> bool:
         """Whether a batch is small enough, and no layer has both a saturating bank and diodes."""
-        if not self.plain or batch * self.products > _MOST_PRODUCTS:
+        products = batch * self.products
+        if not self.plain or products > max(_MOST_PRODUCTS, _MOST_OF_FEW):
             return False
+        if products > _MOST_PRODUCTS:
+            self._of_fixed(w)
+            if not self._few:
+                return False
         return not any(
             w.fixed.diodes[layer] is not None or w.fixed.clamps[layer] is not None
             for bank, layer in enumerate(self.structure.bank_layer)
@@ -169,6 +179,7 @@ class CompiledSweeps:
             bank_start=self.bank_start,
         )
         self._bent = bool(nodes[:, 0].any())
+        self._few = bool(closed_by_few(found, *self.orders["free"])[0])
         self._fixed = w.fixed, found
         return found
 

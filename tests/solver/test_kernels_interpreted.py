@@ -6,10 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from circuits import PASSIVE, random_inputs, random_netlist, random_nudge, small_network
+from circuits import (
+    PASSIVE,
+    network_document,
+    random_inputs,
+    random_netlist,
+    random_nudge,
+    small_network,
+)
 from interpreted import interpreted
 
+from circuitsim.compiler import compile_network
 from circuitsim.netlist.tables import FloatArray
+from circuitsim.network import parse_network
 from circuitsim.solver import Drive, SolverSettings, build_plan, solve, solve_transposed
 from circuitsim.solver.kernels.amplifiers import held_nodes, output_changes, tangents
 
@@ -41,8 +50,13 @@ def layered() -> list[FloatArray]:
 def compiled_sweeps() -> list[FloatArray]:
     """Sweeps that are compiled as a whole: every phase, ideal diodes behind resistors, buffers in loops."""
     found: list[FloatArray] = []
-    for neuron, synapse in (("tanh", "buffered"), ("ideal relu", "resistive")):
-        _, netlist = small_network(1, neuron=neuron, synapse=synapse, recurrent=True, sizes=(2, 3, 2))
+    _, tanh = small_network(1, neuron="tanh", recurrent=True, sizes=(2, 3, 2))
+    _, ideal = small_network(1, neuron="ideal relu", synapse="resistive", recurrent=True, sizes=(2, 3, 2))
+    # Two nodes that close the loop through eight.
+    document = network_document(recurrent=True, sizes=(2, 8, 2))
+    document["synapses"] = [synapse for synapse in document["synapses"] if synapse.get("name") != "lateral"]
+    few = compile_network(parse_network(document), seed=1)
+    for netlist in (tanh, ideal, few):
         plan, values = build_plan(netlist).layered, netlist.values()
         inputs = random_inputs(1, 2, netlist.inputs.size)
         chosen = SolverSettings(method="layered")

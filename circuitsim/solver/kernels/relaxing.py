@@ -17,7 +17,17 @@ from circuitsim.solver.kernels.amplifiers import held_nodes, output_changes, out
 from circuitsim.solver.kernels.mixing import coefficients, mix, progress
 from circuitsim.solver.kernels.nodes import clamp_increments, clamp_nodes, solve_increments, solve_nodes
 
-__all__ = ["CORRECTED", "FREE", "NUDGED", "TRANSPOSED", "Bench", "Nudging", "Wiring", "relax_layers"]
+__all__ = [
+    "CORRECTED",
+    "FREE",
+    "NUDGED",
+    "TRANSPOSED",
+    "Bench",
+    "Nudging",
+    "Wiring",
+    "closed_by_few",
+    "relax_layers",
+]
 
 FREE, NUDGED, CORRECTED, TRANSPOSED = 0, 1, 2, 3
 _LINEAR, _CLAMPS, _DIODES = 0, 1, 2
@@ -26,8 +36,9 @@ _DEPTH = 6
 _FEW, _MANY = 16, 4
 """Nodes that close a loop, at most, and how many times as many it must lead through, for Newton's method
 to be worth its Jacobian: for ten nodes that costs less than a sweep, and grows as their square."""
-_NEAR = 1e-3
-"""Relative step from which on the last Jacobian is good enough."""
+_NEAR, _AGAIN = 1e-3, 0.01
+"""Relative step from which on the last Jacobian is good enough; part of its residual to which a sample must
+come on its own where Newton's method led away, or sweeps would, before that is tried again."""
 
 kernel = njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")
 
@@ -307,7 +318,7 @@ def _visit(phase, wiring, bench, nudging, layer, old, passing, passes, work):  #
 
 
 @kernel
-def _ring(wiring, order, loops):  # type: ignore[no-untyped-def]
+def closed_by_few(wiring, order, loops):  # type: ignore[no-untyped-def]
     """Return whether few nodes close the loop, each way around leading through one other layer; these layers.
 
     That is: all nodes are linear but for what their banks pass on, and banks alone join the layers.
@@ -365,73 +376,100 @@ def _round_trips(wiring, hub, inner):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _slopes(phase, wiring, bench, layer, passing, batch, found):  # type: ignore[no-untyped-def]
-    """Write by how much more the bank of a layer passes on, per volt of its nodes (B, n), or returns."""
+def _slopes(phase, wiring, bench, layer, passing, batch, rows, found):  # type: ignore[no-untyped-def]
+    """Write what the bank of a layer passes on more per volt, or returns (R, n), for these samples."""
     start = wiring.start
     first, last = start[layer], start[layer + 1]
     if phase >= CORRECTED:
         returned = _of_bank(bench.returned, wiring, layer, batch)
-        for b in range(batch):
+        for row in range(len(rows)):
             for k in range(last - first):
-                found[b, k] = returned[b, k]
+                found[row, k] = returned[rows[row], k]
         return
     gain, limit = wiring.gain[first:last], wiring.limit[first:last]
     out = _block(passing, start, layer, batch)
     per = 1 / limit
     if phase == FREE:
-        for b in range(batch):
+        for row in range(len(rows)):
+            b = rows[row]
             for k in range(last - first):
                 t = out[b, k] * per[k]
-                found[b, k] = gain[k] * (1 - t * t)
+                found[row, k] = gain[k] * (1 - t * t)
         return
     tangent = _of_bank(bench.tangent, wiring, layer, batch)
-    for b in range(batch):
+    for row in range(len(rows)):
+        b = rows[row]
         for k in range(last - first):
             t = tangent[b, k] + out[b, k] * per[k]
-            found[b, k] = gain[k] * (1 - t * t)
+            found[row, k] = gain[k] * (1 - t * t)
 
 
 @kernel
-def _newton(  # type: ignore[no-untyped-def]
-    phase, wiring, bench, hub, inner, trips, passing, own, fresh, steered, jacobian, x, g
+def _linearise(  # type: ignore[no-untyped-def]
+    phase, wiring, bench, hub, inner, trips, passing, own, rows, turns
 ):
-    """Write into g where Newton's method goes from x, for the ``steered`` samples; all of the hub alone.
+    """Write dg / dx (B, n, n) of these samples, x the nodes of the hub.
 
-    I - dg/dx comes anew for the ``fresh`` samples: with the slopes ``own`` (B, n) of the hub's bank, s of the
-    others, w_kp from the hub to them and w_ok back, dg_o / dx_p = own_p sum_k w_ok s_k w_kp / (a_k a_o). In
-    transposed and corrected phases signals go the same ways back.
+    With the slopes ``own`` (B, n) of the hub's bank, s of the others, w_kp from the hub to them and w_ok
+    back, dg_o / dx_p = own_p sum_k w_ok s_k w_kp / (a_k a_o). In transposed and corrected phases signals
+    go the same ways back.
     """
     start = wiring.start
+    batch, size = own.shape
+    widest = 0
+    for layer in range(len(inner)):
+        widest = max(widest, start[layer + 1] - start[layer])
+    sums, work = np.zeros((len(rows), size * size), np.float32), np.empty(len(rows) * widest, np.float32)
+    for layer in range(len(inner)):
+        if not inner[layer]:
+            continue
+        n = start[layer + 1] - start[layer]
+        slope = work[: len(rows) * n].reshape(len(rows), n)
+        _slopes(phase, wiring, bench, layer, passing, batch, rows, slope)
+        a = _loads(bench, start, layer, batch)
+        for row in range(len(rows)):
+            load = a[rows[row] if len(a) > 1 else 0]
+            for k in range(n):
+                slope[row, k] /= load[k]
+        block = trips[size * size * start[layer] : size * size * start[layer + 1]].reshape(size * size, n)
+        _send(slope, block, sums, True, size * size, n)
+    a = _loads(bench, start, hub, batch)
+    for row in range(len(rows)):
+        b = rows[row]
+        load = a[b if len(a) > 1 else 0]
+        for o in range(size):
+            for p in range(size):
+                turn = sums[row, o * size + p] * own[b, p]
+                if phase >= CORRECTED:
+                    turn = sums[row, p * size + o] * own[b, o]
+                turns[b, o, p] = turn / load[o]
+
+
+@kernel
+def _contracts(turn):  # type: ignore[no-untyped-def]
+    """Whether |T| < 1 or |T^2| < 1 in Frobenius' norm: two sweeps bring any two points nearer together."""
+    size = len(turn)
+    twice, once, total = np.empty(size), 0.0, 0.0
+    for o in range(size):
+        for p in range(size):
+            once += turn[o, p] * turn[o, p]
+    if once < 1.0:
+        return True
+    for o in range(size):
+        for p in range(size):
+            twice[p] = 0.0
+        for q in range(size):
+            for p in range(size):
+                twice[p] += turn[o, q] * turn[q, p]
+        for p in range(size):
+            total += twice[p] * twice[p]
+    return total < 1.0
+
+
+@kernel
+def _newton(turns, steered, x, g):  # type: ignore[no-untyped-def]
+    """Write into g where Newton's method goes from x, for the ``steered`` samples."""
     batch, size = x.shape
-    if np.any(fresh):
-        widest = 0
-        for layer in range(len(inner)):
-            widest = max(widest, start[layer + 1] - start[layer])
-        sums, work = np.zeros((batch, size * size), np.float32), np.empty(batch * widest, np.float32)
-        for layer in range(len(inner)):
-            if not inner[layer]:
-                continue
-            n = start[layer + 1] - start[layer]
-            slope = work[: batch * n].reshape(batch, n)
-            _slopes(phase, wiring, bench, layer, passing, batch, slope)
-            a = _loads(bench, start, layer, batch)
-            for b in range(batch):
-                load = a[b if len(a) > 1 else 0]
-                for k in range(n):
-                    slope[b, k] /= load[k]
-            block = trips[size * size * start[layer] : size * size * start[layer + 1]].reshape(size * size, n)
-            _send(slope, block, sums, True, size * size, n)
-        a = _loads(bench, start, hub, batch)
-        for b in range(batch):
-            if not fresh[b]:
-                continue
-            load = a[b if len(a) > 1 else 0]
-            for o in range(size):
-                for p in range(size):
-                    turn = sums[b, o * size + p] * own[b, p]
-                    if phase >= CORRECTED:
-                        turn = sums[b, p * size + o] * own[b, o]
-                    jacobian[b, o, p] = (1.0 if o == p else 0.0) - turn / load[o]
     matrix, right, step = np.empty((size, size)), np.empty(size), np.empty(size)
     for b in range(batch):
         if not steered[b]:
@@ -439,14 +477,10 @@ def _newton(  # type: ignore[no-untyped-def]
         for o in range(size):
             right[o] = np.float64(g[b, o]) - np.float64(x[b, o])
             for p in range(size):
-                matrix[o, p] = jacobian[b, o, p]
+                matrix[o, p] = (1.0 if o == p else 0.0) - turns[b, o, p]
         coefficients(matrix, right, step, size)
-        total = 0.0
         for o in range(size):
-            total += abs(step[o])
-        if total < np.inf:
-            for o in range(size):
-                g[b, o] = x[b, o] + step[o]
+            g[b, o] = x[b, o] + step[o]
 
 
 @kernel
@@ -470,9 +504,13 @@ def relax_layers(  # type: ignore[no-untyped-def]
         # Without loops all are visited before what they pass on is asked for.
         if wiring.bank[layer] > 0 and loops > 0:
             state, there = _block(bench.state, start, layer, batch), _block(passing, start, layer, batch)
-            # What does not move passes on nothing.
-            still = phase != FREE and not np.any(state)
-            passes[layer] = not still and _pass_on(phase, wiring, bench, layer, state, there)
+            if np.any(state):
+                passes[layer] = _pass_on(phase, wiring, bench, layer, state, there)
+            elif phase == FREE:
+                # At rest, all samples pass on the same; in other phases what does not move, nothing.
+                passes[layer] = _pass_on(phase, wiring, bench, layer, state[:1], there[:1])
+                for b in range(1, batch):
+                    there[b] = there[0]
     if loops == 0:
         for layer in order:
             _visit(phase, wiring, bench, nudging, layer, batch, passing, passes, work)
@@ -497,20 +535,22 @@ def relax_layers(  # type: ignore[no-untyped-def]
     gram, held = np.zeros((batch, _DEPTH, _DEPTH)), np.zeros((batch, _DEPTH), np.bool_)
     found, done = np.empty((batch, 4)), np.zeros(batch, np.bool_)
     before, single = np.full(batch, np.inf), bench.state.itemsize == 4
-    ring, inner = _ring(wiring, order, loops)
+    few, inner = closed_by_few(wiring, order, loops)
     hub = order[-1]
-    steered, fresh = np.full(batch, ring), np.zeros(batch, np.bool_)
-    trips = _round_trips(wiring, hub, inner) if ring else np.empty(0, np.float32)
-    own = np.empty((batch, size if ring else 0), work.dtype)
-    jacobian = np.empty((batch, own.shape[1], own.shape[1]))
+    everyone, steered = np.arange(batch), np.zeros(batch, np.bool_)
+    known, fresh = np.zeros(batch, np.bool_), np.zeros(batch, np.bool_)
+    trusted = np.full(batch, np.inf if few else 0.0)
+    trips = _round_trips(wiring, hub, inner) if few else np.empty(0, np.float32)
+    own = np.empty((batch, size if few else 0), work.dtype)
+    turns = np.empty((batch, own.shape[1], own.shape[1]))
     step, relative, rounding, absolute = limits
     for b in range(batch):
         status[b] = _RAN_OUT
     _gather(bench.state, start, order, loops, x)
     _gather(bench.a, start, order, loops, a)
     for count in range(1, most + 1):
-        if ring:
-            _slopes(phase, wiring, bench, hub, passing, batch, own)
+        if few:
+            _slopes(phase, wiring, bench, hub, passing, batch, everyone, own)
         for layer in order:
             _visit(phase, wiring, bench, nudging, layer, batch, passing, passes, work)
         _gather(bench.state, start, order, loops, g)
@@ -536,12 +576,12 @@ def relax_layers(  # type: ignore[no-untyped-def]
                 status[b], done[b] = _CONVERGED, True
             else:
                 left += 1
-            if steered[b]:
-                # Where Newton's method leads away it is sweeps as they are, from here on.
-                steered[b] = not done[b] and flow < before[b]
-                fresh[b] = steered[b] and moved > _NEAR * there
-                if fresh[b] or not steered[b]:
-                    held[b] = False
+            if steered[b] and not flow < before[b]:
+                # Newton's method led away.
+                trusted[b] = _AGAIN * before[b]
+                held[b] = False
+            known[b], steered[b] = steered[b], flow < trusted[b] and not done[b]
+            fresh[b] = steered[b] and (moved > _NEAR * there or not known[b])
             before[b] = flow
         if left == 0 or count == most:
             if not single:
@@ -549,8 +589,17 @@ def relax_layers(  # type: ignore[no-untyped-def]
                 for layer in order[: len(order) - loops]:
                     _visit(phase, wiring, bench, nudging, layer, batch, passing, passes, work)
             return
-        if ring:
-            _newton(phase, wiring, bench, hub, inner, trips, passing, own, fresh, steered, jacobian, x, g)
+        if few:
+            rows = np.flatnonzero(fresh)
+            if len(rows) > 0:
+                _linearise(phase, wiring, bench, hub, inner, trips, passing, own, rows, turns)
+            for b in rows:
+                steered[b] = _contracts(turns[b])
+                if not steered[b]:
+                    trusted[b] = _AGAIN * before[b]
+                if steered[b] or known[b]:
+                    held[b] = False
+            _newton(turns, steered, x, g)
         if count > 1:
             mix(x, g, (count - 2) % _DEPTH, xs, fs, gram, held, regular, out)
         for b in range(batch):
