@@ -152,7 +152,7 @@ class CompiledStep:
             return None
         for link in structure.links:
             held = link.source != "bank" or link.crossbar.driven
-            if link.words is not None or link.bits is not None or link.crossbar.mask is not None or not held:
+            if link.words is not None or link.bits is not None or not held:
                 return None
         w = plan.layered.weights(values, settings.precision)
         if not compiled.fits(w, 1) or any(w.fixed.two_way):
@@ -281,6 +281,6 @@ class CompiledStep:
                 bit=products[self.places[target]],
                 mirrored=link.crossbar.word_neg is not None,
                 minus=None,
-                mask=None,
+                mask=link.crossbar.mask,
             )
         return LayeredGradient(found)
