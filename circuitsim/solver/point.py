@@ -158,9 +158,9 @@ class Drive:
             raise SpecError(
                 f"an input vector of this network has {expected} values", field="inputs", value=u.shape
             )
-        bad = np.argwhere(~np.isfinite(u))
-        if len(bad):
-            b, k = (int(x) for x in bad[0])
+        finite = np.isfinite(u)
+        if not finite.all():
+            b, k = (int(x) for x in np.argwhere(~finite)[0])
             raise SpecError("must be finite", field=f"inputs[{b}, {k}]", value=float(u[b, k]))
         return cls(inputs=u, nudge=nudge)
 

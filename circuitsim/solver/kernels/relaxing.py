@@ -593,12 +593,12 @@ def relax_layers(  # type: ignore[no-untyped-def]
             rows = np.flatnonzero(fresh)
             if len(rows) > 0:
                 _linearise(phase, wiring, bench, hub, inner, trips, passing, own, rows, turns)
-            for b in rows:
-                steered[b] = _contracts(turns[b])
-                if not steered[b]:
-                    trusted[b] = _AGAIN * before[b]
-                if steered[b] or known[b]:
-                    held[b] = False
+            for sample in rows:
+                steered[sample] = _contracts(turns[sample])
+                if not steered[sample]:
+                    trusted[sample] = _AGAIN * before[sample]
+                if steered[sample] or known[sample]:
+                    held[sample] = False
             _newton(turns, steered, x, g)
         if count > 1:
             mix(x, g, (count - 2) % _DEPTH, xs, fs, gram, held, regular, out)
