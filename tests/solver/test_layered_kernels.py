@@ -333,10 +333,14 @@ def test_progress_of_a_sweep(precision: str) -> None:
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 @pytest.mark.parametrize("momentum", [0.0, 0.6])
 @pytest.mark.parametrize("rank", [1, 3, 4, 6, 0])
-def test_steps_of_sgd(rank: int, momentum: float, sign: float, with_word: bool, precision: str) -> None:
-    """Every way through the kernel: four samples in one pass, any number row by row, a product given."""
+@pytest.mark.parametrize("size", [9, 31])
+def test_steps_of_sgd(
+    size: int, rank: int, momentum: float, sign: float, with_word: bool, precision: str
+) -> None:
+    """Every way through the kernel: four samples in one pass, any number row by row or, of few bit lines,
+    column by column, a product given."""
     rng = np.random.default_rng(rank)
-    shape = (12, 9)
+    shape = (12, size)
     g = rng.uniform(1e-6, 1e-4, shape).astype(precision)
     left = rng.normal(size=(rank or 5, shape[0])).astype(precision)
     right = rng.normal(size=(rank or 5, shape[1])).astype(precision)
@@ -349,12 +353,12 @@ def test_steps_of_sgd(rank: int, momentum: float, sign: float, with_word: bool, 
     slope = bit[None] + (word[:, None] if with_word else 0.0) - sign * (left.T.astype(float) @ right)
     mean = slope if not momentum else momentum * m.astype(float) + slope
     expected = np.clip(g - rate * mean, low, high)
-    new = np.full(shape, np.nan, precision)
+    new = np.array(g)
     numbers = (np.dtype(precision).type(x) for x in (rate, momentum, low, high))
     one = np.dtype(precision).type(sign)
     rate_, momentum_, low_, high_ = numbers
     for first, last in ((0, 5), (5, 12)):
-        sgd_rows(first, last, left, right, product, one, word, bit, g, m, rate_, momentum_, low_, high_, new)  # type: ignore[call-arg]
+        sgd_rows(first, last, left, right, product, one, word, bit, new, m, rate_, momentum_, low_, high_)  # type: ignore[call-arg]
     eps = np.finfo(precision).eps
     np.testing.assert_allclose(new, expected, rtol=0, atol=16 * eps * 1e-4)
     if momentum:
@@ -365,9 +369,10 @@ def test_steps_of_sgd(rank: int, momentum: float, sign: float, with_word: bool, 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("rank", [4, 6, 0])
-def test_steps_of_adam(rank: int, precision: str) -> None:
+@pytest.mark.parametrize("size", [9, 31])
+def test_steps_of_adam(size: int, rank: int, precision: str) -> None:
     rng = np.random.default_rng(rank)
-    shape = (7, 9)
+    shape = (7, size)
     g = rng.uniform(1e-6, 1e-4, shape).astype(precision)
     low, high, window, rate = 1e-6, 1e-4, 30.0, 3e-6
     m, v = (np.zeros(shape, precision) for _ in range(2))
@@ -384,11 +389,9 @@ def test_steps_of_adam(rank: int, precision: str) -> None:
         step = (textbook_m / (1 - 0.9**t)) / (np.sqrt(textbook_v / (1 - 0.999**t)) + 1e-10)
         textbook_g = np.clip(textbook_g - rate * step, low, high)
         numbers = (rate, window, 1 - 0.9, 1 - 0.999, 1 / (1 - 0.9**t), 1 / (1 - 0.999**t), 1e-10, low, high)
-        new = np.empty_like(g)
         adam_rows(  # type: ignore[call-arg]
-            0, 7, left, right, product, kind(-1), word, bit, g, m, v, *(kind(x) for x in numbers), new
+            0, 7, left, right, product, kind(-1), word, bit, g, m, v, *(kind(x) for x in numbers)
         )
-        g = new
     tight = precision == "float64"
     np.testing.assert_allclose(g, textbook_g, rtol=1e-12 if tight else 2e-5)
     np.testing.assert_allclose(m, textbook_m, rtol=0, atol=(1e-13 if tight else 1e-4) * window)

@@ -250,34 +250,37 @@ def clamp_nodes(a, current, low, low_g, high, high_g, v):  # type: ignore[no-unt
     At most one of them does, ``low <= high``.
     """
     batch, n = v.shape
+    zero = v.dtype.type(0)
     for b in range(batch):
         load = a[b if a.shape[0] > 1 else 0]
         for k in range(n):
             above = current[b, k] - load[k] * high[k]
             below = current[b, k] - load[k] * low[k]
             free = current[b, k] / load[k]
-            x = high[k] + above / (load[k] + high_g[k]) if above > 0.0 else free
-            v[b, k] = low[k] + below / (load[k] + low_g[k]) if below < 0.0 else x
+            x = high[k] + above / (load[k] + high_g[k]) if above > zero else free
+            v[b, k] = low[k] + below / (load[k] + low_g[k]) if below < zero else x
 
 
 @kernel
 def clamp_increments(a, current, v0, low, low_g, high, high_g, dv):  # type: ignore[no-untyped-def]
     """The same for the displacement dv (B, n) V from v0 (B, n) V."""
     batch, n = dv.shape
+    zero = dv.dtype.type(0)
     for b in range(batch):
         load = a[b if a.shape[0] > 1 else 0]
         for k in range(n):
-            total = current[b, k]
+            total, there = current[b, k], v0[b, k]
+            beyond, short = there - high[k], there - low[k]
+            over, under = beyond > zero, short < zero
+            stiff = high_g[k] if over else zero
+            stiff = low_g[k] if under else stiff
+            x = total / (load[k] + stiff)
             # What the conducting diode carries at v0 comes back if it opens.
-            held = high_g[k] * max(v0[b, k] - high[k], 0.0) + low_g[k] * min(v0[b, k] - low[k], 0.0)
-            here = (high_g[k] if v0[b, k] > high[k] else 0.0) + (low_g[k] if v0[b, k] < low[k] else 0.0)
-            x = total / (load[k] + here)
-            if (v0[b, k] + x > high[k]) != (v0[b, k] > high[k]) or (v0[b, k] + x < low[k]) != (
-                v0[b, k] < low[k]
-            ):
-                x = (total + held) / load[k]
-                if v0[b, k] + x > high[k]:
-                    x = (total + held - high_g[k] * (v0[b, k] - high[k])) / (load[k] + high_g[k])
-                elif v0[b, k] + x < low[k]:
-                    x = (total + held - low_g[k] * (v0[b, k] - low[k])) / (load[k] + low_g[k])
-            dv[b, k] = x
+            carried = high_g[k] * beyond if over else zero
+            opened = total + (low_g[k] * short if under else carried)
+            other = opened / load[k]
+            above, below = there + other > high[k], there + other < low[k]
+            other = (opened - low_g[k] * short) / (load[k] + low_g[k]) if below else other
+            other = (opened - high_g[k] * beyond) / (load[k] + high_g[k]) if above else other
+            switches = ((there + x > high[k]) != over) | ((there + x < low[k]) != under)
+            dv[b, k] = other if switches else x

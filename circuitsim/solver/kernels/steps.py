@@ -18,7 +18,30 @@ from numba import njit
 
 __all__ = ["adam_rows", "sgd_rows"]
 
+_NARROW = 24
+"""Bit lines up to which slopes are found along word lines, which are more, and vectorise better."""
+
 kernel = njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")
+
+
+@kernel
+def _narrow_slopes(first, last, left, right, sign, word, bit):  # type: ignore[no-untyped-def]
+    """Return the slopes (last - first, N) of rows, of a product of small rank."""
+    n, rank, rows = len(bit), left.shape[0], last - first
+    column, slopes = np.empty(rows, left.dtype), np.empty((rows, n), left.dtype)
+    for i in range(n):
+        for j in range(rows):
+            column[j] = bit[i]
+        if len(word) > 0:
+            for j in range(rows):
+                column[j] += word[first + j]
+        for k in range(rank):
+            f, line = sign * right[k, i], left[k][first:last]
+            for j in range(rows):
+                column[j] -= f * line[j]
+        for j in range(rows):
+            slopes[j, i] = column[j]
+    return slopes
 
 
 @kernel
@@ -47,6 +70,32 @@ def _slope_row(j, left, right, product, sign, word, bit, row):  # type: ignore[n
         for i in range(n):
             row[i] -= f * right[k, i]
         k += 1
+
+
+@kernel
+def _sgd(slope, g, m, rate, momentum, g_min, g_max):  # type: ignore[no-untyped-def]
+    if len(m) > 0:
+        for i in range(len(g)):
+            m[i] = momentum * m[i] + slope[i]
+            slope[i] = m[i]
+    for i in range(len(g)):
+        moved = g[i] - rate * slope[i]
+        moved = g_max if moved > g_max else moved
+        g[i] = g_min if moved < g_min else moved
+
+
+@kernel
+def _adam(slopes, g, m, v, numbers):  # type: ignore[no-untyped-def]
+    rate, window, keep1, keep2, unbias1, unbias2, least, g_min, g_max = numbers
+    for i in range(len(g)):
+        slope = slopes[i] * window
+        mean = m[i] + keep1 * (slope - m[i])
+        square = v[i] + keep2 * (slope * slope - v[i])
+        m[i] = mean
+        v[i] = square
+        moved = g[i] - rate * (mean * unbias1) / (np.sqrt(square * unbias2) + least)
+        moved = g_max if moved > g_max else moved
+        g[i] = g_min if moved < g_min else moved
 
 
 @kernel
@@ -81,16 +130,14 @@ def sgd_rows(  # type: ignore[no-untyped-def]
                 moved = g_max if moved > g_max else moved
                 g[j, i] = g_min if moved < g_min else moved
         return
+    if n <= _NARROW and len(product) == 0:
+        slopes = _narrow_slopes(first, last, left, right, sign, word, bit).reshape(-1)
+        moments = m[first:last].reshape(-1) if len(m) > 0 else slopes[:0]
+        _sgd(slopes, g[first:last].reshape(-1), moments, rate, momentum, g_min, g_max)
+        return
     for j in range(first, last):
         _slope_row(j, left, right, product, sign, word, bit, row)
-        if len(m) > 0:
-            for i in range(n):
-                m[j, i] = momentum * m[j, i] + row[i]
-                row[i] = m[j, i]
-        for i in range(n):
-            moved = g[j, i] - rate * row[i]
-            moved = g_max if moved > g_max else moved
-            g[j, i] = g_min if moved < g_min else moved
+        _sgd(row, g[j], m[j] if len(m) > 0 else row[:0], rate, momentum, g_min, g_max)
 
 
 @kernel
@@ -118,15 +165,13 @@ def adam_rows(  # type: ignore[no-untyped-def]
 ):
     """``keep`` are 1 - b, ``unbias`` 1 / (1 - b^t); ``rate`` holds the window."""
     n = len(bit)
+    numbers = rate, window, keep1, keep2, unbias1, unbias2, least, g_min, g_max
+    if n <= _NARROW and len(product) == 0:
+        slopes = _narrow_slopes(first, last, left, right, sign, word, bit).reshape(-1)
+        flat = g[first:last].reshape(-1), m[first:last].reshape(-1), v[first:last].reshape(-1)
+        _adam(slopes, flat[0], flat[1], flat[2], numbers)
+        return
     row = np.empty(n, g.dtype)
     for j in range(first, last):
         _slope_row(j, left, right, product, sign, word, bit, row)
-        for i in range(n):
-            slope = row[i] * window
-            mean = m[j, i] + keep1 * (slope - m[j, i])
-            square = v[j, i] + keep2 * (slope * slope - v[j, i])
-            m[j, i] = mean
-            v[j, i] = square
-            moved = g[j, i] - rate * (mean * unbias1) / (np.sqrt(square * unbias2) + least)
-            moved = g_max if moved > g_max else moved
-            g[j, i] = g_min if moved < g_min else moved
+        _adam(row, g[j], m[j], v[j], numbers)
