@@ -256,9 +256,15 @@ def clamp_nodes(a, current, low, low_g, high, high_g, v):  # type: ignore[no-unt
         for k in range(n):
             above = current[b, k] - load[k] * high[k]
             below = current[b, k] - load[k] * low[k]
-            free = current[b, k] / load[k]
-            x = high[k] + above / (load[k] + high_g[k]) if above > zero else free
-            v[b, k] = low[k] + below / (load[k] + low_g[k]) if below < zero else x
+            over, under = above > zero, below < zero
+            # One division, of what was selected.
+            pushed = above if over else current[b, k]
+            pushed = below if under else pushed
+            stiff = high_g[k] if over else zero
+            stiff = low_g[k] if under else stiff
+            base = high[k] if over else zero
+            base = low[k] if under else base
+            v[b, k] = base + pushed / (load[k] + stiff)
 
 
 @kernel
@@ -274,13 +280,17 @@ def clamp_increments(a, current, v0, low, low_g, high, high_g, dv):  # type: ign
             over, under = beyond > zero, short < zero
             stiff = high_g[k] if over else zero
             stiff = low_g[k] if under else stiff
-            x = total / (load[k] + stiff)
             # What the conducting diode carries at v0 comes back if it opens.
             carried = high_g[k] * beyond if over else zero
-            opened = total + (low_g[k] * short if under else carried)
-            other = opened / load[k]
-            above, below = there + other > high[k], there + other < low[k]
-            other = (opened - low_g[k] * short) / (load[k] + low_g[k]) if below else other
-            other = (opened - high_g[k] * beyond) / (load[k] + high_g[k]) if above else other
-            switches = ((there + x > high[k]) != over) | ((there + x < low[k]) != under)
-            dv[b, k] = other if switches else x
+            carried = low_g[k] * short if under else carried
+            opened = total + carried
+            # Comparisons are of currents, so that one division is left.
+            stays = ((total > -beyond * (load[k] + stiff)) == over) & (
+                (total < -short * (load[k] + stiff)) == under
+            )
+            above, below = opened > -beyond * load[k], opened < -short * load[k]
+            pushed = opened - high_g[k] * beyond if above else opened
+            pushed = opened - low_g[k] * short if below else pushed
+            other = high_g[k] if above else zero
+            other = low_g[k] if below else other
+            dv[b, k] = (total if stays else pushed) / (load[k] + (stiff if stays else other))
