@@ -6,21 +6,25 @@ may change between steps, which spares a step that writes them in place a copy o
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from circuitsim.chip import Conductances
+from circuitsim.errors import ConvergenceError
 from circuitsim.learning.asymep import AsymEP
 from circuitsim.learning.cost import Cost
 from circuitsim.learning.dyadic import Dyadic
 from circuitsim.learning.ep import EP
 from circuitsim.learning.estimators import Estimator
 from circuitsim.learning.gradient import Factors, Gradient, LayeredGradient
+from circuitsim.learning.phases import Phases
 from circuitsim.netlist import Values
 from circuitsim.netlist.tables import FloatArray
 from circuitsim.solver import Plan, SolverSettings
+from circuitsim.solver.kernels.conductances import bit_sums, currents_and_sums, pair_sums
 from circuitsim.solver.kernels.relaxing import CORRECTED, NUDGED, TRANSPOSED
 from circuitsim.solver.kernels.step_phases import (
     BANK,
@@ -60,6 +64,7 @@ class CompiledStep:
         settings: SolverSettings,
     ) -> None:
         layered = plan.layered
+        _load_alone(plan, values, cost, estimator, settings)
         self.structure, self.compiled = layered.structure, layered.compiled
         self.weights = layered.weights(values, settings.precision)
         self.estimator, self.dtype = estimator, np.dtype(settings.precision)
@@ -284,3 +289,24 @@ class CompiledStep:
                 mask=link.crossbar.mask,
             )
         return LayeredGradient(found)
+
+
+def _load_alone(
+    plan: Plan, values: Values, cost: Cost, estimator: EP | AsymEP | Dyadic, settings: SolverSettings
+) -> None:
+    """Load kernels that phases call on their own before those that contain copies of them.
+
+    A process takes the first copy that it loads of a kernel for all calls, and copies are optimised for
+    where they stand: without this, rounding would depend on what a process did first.
+    """
+    dtype = np.dtype(settings.precision)
+    g, sums, line = np.ones((1, 1), dtype), np.zeros(1), np.zeros((1, 1), dtype)
+    pair_sums(g, g, 0, 1, line, np.empty(0), sums)
+    bit_sums(g, 0, 1, sums)
+    currents_and_sums(line, g, 0, 1, np.zeros((1, 1), dtype), sums)
+    inputs = np.zeros((1, plan.netlist.inputs.size), dtype=dtype)
+    targets = np.zeros((1, len(plan.netlist.outputs.pos)))
+    phases = Phases(plan=plan, values=values, cost=cost, settings=settings)
+    # A point that does not settle has loaded them, too.
+    with contextlib.suppress(ConvergenceError):
+        estimator.estimate(phases, inputs, targets)
