@@ -39,6 +39,11 @@ to be worth its Jacobian: for ten nodes that costs less than a sweep, and grows 
 _NEAR, _AGAIN = 1e-3, 0.01
 """Relative step from which on the last Jacobian is good enough; part of its residual to which a sample must
 come on its own where Newton's method led away, or sweeps would, before that is tried again."""
+_PATIENCE, _SQUARINGS = 25, 8
+"""Sweeps after which samples that are left follow the loop's own motion in time; squarings by which a
+spectral radius is told from one."""
+_SHORTEST, _LONGEST = 0.05, 1024.0
+"""Steps of that motion through places where it does not come to rest [its time constants]."""
 
 kernel = njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")
 
@@ -469,8 +474,46 @@ def _contracts(turn):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _newton(turns, steered, x, g):  # type: ignore[no-untyped-def]
-    """Write into g where Newton's method goes from x, for the ``steered`` samples."""
+def _longest_step(turn):  # type: ignore[no-untyped-def]
+    """Return how long an implicit step of dx/dt = g(x) - x may be and lead away from unstable points.
+
+    Where all eigenvalues of T = dg/dx have real parts below c = 1 + 1 / length: where (1 + c - T)^-1
+    (1 - c + T), which takes that half-plane into the unit circle, has powers that vanish.
+    """
+    size = len(turn)
+    left, power, column = np.empty((size, size)), np.empty((size, size)), np.empty(size)
+    length = np.inf
+    while length > _SHORTEST:
+        c = 1.0 + 1.0 / length
+        for p in range(size):
+            for o in range(size):
+                column[o] = turn[o, p] + (1.0 - c if o == p else 0.0)
+                for q in range(size):
+                    left[o, q] = (1.0 + c if o == q else 0.0) - turn[o, q]
+            coefficients(left, column, power[:, p], size)
+        for _ in range(_SQUARINGS):
+            total = 0.0
+            for o in range(size):
+                for p in range(size):
+                    entry = 0.0
+                    for q in range(size):
+                        entry += power[o, q] * power[q, p]
+                    left[o, p] = entry
+                    total += entry * entry
+            if total < 1.0:
+                # At half of it such a step at most doubles what leads away.
+                return 0.5 * length
+            if not total < 1e100:
+                break
+            power[:] = left
+        length = min(0.25 * length, _LONGEST)
+    return _SHORTEST
+
+
+@kernel
+def _newton(turns, steered, length, x, g):  # type: ignore[no-untyped-def]
+    """Write into g where an implicit step of dx/dt = g(x) - x of this ``length`` (B,) goes from x, for the
+    ``steered`` samples: of infinite length, Newton's method."""
     batch, size = x.shape
     matrix, right, step = np.empty((size, size)), np.empty(size), np.empty(size)
     for b in range(batch):
@@ -479,7 +522,7 @@ def _newton(turns, steered, x, g):  # type: ignore[no-untyped-def]
         for o in range(size):
             right[o] = np.float64(g[b, o]) - np.float64(x[b, o])
             for p in range(size):
-                matrix[o, p] = (1.0 if o == p else 0.0) - turns[b, o, p]
+                matrix[o, p] = (1.0 + 1.0 / length[b] if o == p else 0.0) - turns[b, o, p]
         coefficients(matrix, right, step, size)
         for o in range(size):
             g[b, o] = x[b, o] + step[o]
@@ -545,6 +588,7 @@ def relax_layers(  # type: ignore[no-untyped-def]
     trips = _round_trips(wiring, hub, inner) if few else np.empty(0, np.float32)
     own = np.empty((batch, size if few else 0), work.dtype)
     turns = np.empty((batch, own.shape[1], own.shape[1]))
+    length = np.full(batch, np.inf)
     step, relative, rounding, absolute = limits
     for b in range(batch):
         status[b] = _RAN_OUT
@@ -584,6 +628,10 @@ def relax_layers(  # type: ignore[no-untyped-def]
                 held[b] = False
             known[b], steered[b] = steered[b], flow < trusted[b] and not done[b]
             fresh[b] = steered[b] and (moved > _NEAR * there or not known[b])
+            if few and count >= _PATIENCE and not done[b]:
+                steered[b] = fresh[b] = True
+                length[b] *= 4.0 if flow < 2.0 * before[b] else 0.1
+                length[b] = 1.0 if count == _PATIENCE else max(length[b], _SHORTEST)
             before[b] = flow
         if left == 0 or count == most:
             if not single:
@@ -596,12 +644,16 @@ def relax_layers(  # type: ignore[no-untyped-def]
             if len(rows) > 0:
                 _linearise(phase, wiring, bench, hub, inner, trips, passing, own, rows, turns)
             for sample in rows:
+                if count >= _PATIENCE:
+                    length[sample] = min(length[sample], _longest_step(turns[sample]))
+                    held[sample] = False
+                    continue
                 steered[sample] = _contracts(turns[sample])
                 if not steered[sample]:
                     trusted[sample] = _AGAIN * before[sample]
                 if steered[sample] or known[sample]:
                     held[sample] = False
-            _newton(turns, steered, x, g)
+            _newton(turns, steered, length, x, g)
         if count > 1:
             mix(x, g, (count - 2) % _DEPTH, xs, fs, gram, held, regular, out)
         for b in range(batch):
