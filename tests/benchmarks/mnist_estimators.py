@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,11 @@ def main() -> None:
             for seed in range(asked.seeds):
                 run = trainer(spec, estimator, samples, seed, asked.epochs)
                 curves.append([run.epoch(epoch)["test_accuracy"] for epoch in range(asked.epochs)])
+                print(
+                    f"    {estimator.label}, seed {seed}: {100 * curves[-1][-1]:.2f}",
+                    file=sys.stderr,
+                    flush=True,
+                )
             table = 100 * np.array(curves)
             mean, spread = table.mean(axis=0), table.std(axis=0, ddof=1) if len(table) > 1 else table[0] * 0
             seconds = (time.perf_counter() - started) / asked.seeds

@@ -40,8 +40,8 @@ _NEAR, _AGAIN = 1e-3, 0.01
 """Relative step from which on the last Jacobian is good enough; part of its residual to which a sample must
 come on its own where Newton's method led away, or sweeps would, before that is tried again."""
 _PATIENCE, _SQUARINGS = 25, 8
-"""Sweeps after which samples that are left follow the loop's own motion in time; squarings by which a
-spectral radius is told from one."""
+"""Sweeps after which samples that are left, and those that had run away, follow the loop's own motion in
+time; squarings by which a spectral radius is told from one."""
 _SHORTEST, _LONGEST = 0.05, 1024.0
 """Steps of that motion through places where it does not come to rest [its time constants]."""
 
@@ -588,12 +588,13 @@ def relax_layers(  # type: ignore[no-untyped-def]
     trips = _round_trips(wiring, hub, inner) if few else np.empty(0, np.float32)
     own = np.empty((batch, size if few else 0), work.dtype)
     turns = np.empty((batch, own.shape[1], own.shape[1]))
-    length = np.full(batch, np.inf)
+    length, follows, again = np.full(batch, np.inf), np.zeros(batch, np.bool_), np.zeros(batch, np.bool_)
     step, relative, rounding, absolute = limits
     for b in range(batch):
         status[b] = _RAN_OUT
     _gather(bench.state, start, order, loops, x)
     _gather(bench.a, start, order, loops, a)
+    from_there = x.copy()
     for count in range(1, most + 1):
         if few:
             _slopes(phase, wiring, bench, hub, passing, batch, everyone, own)
@@ -612,8 +613,13 @@ def relax_layers(  # type: ignore[no-untyped-def]
                 np.sqrt(found[b, 3]),
             )
             iterations[b] = count
+            again[b] = False
             if not (flow + there < np.inf and there <= 1e9):
-                status[b], done[b] = _GREW, True
+                if few and not follows[b]:
+                    again[b], flow = True, np.inf
+                    left += 1
+                else:
+                    status[b], done[b] = _GREW, True
             elif moved <= max(step, rounding * there) and (
                 flow <= relative * scale + absolute
                 # Sweeps that gain nothing more are as good as float32 is.
@@ -628,10 +634,12 @@ def relax_layers(  # type: ignore[no-untyped-def]
                 held[b] = False
             known[b], steered[b] = steered[b], flow < trusted[b] and not done[b]
             fresh[b] = steered[b] and (moved > _NEAR * there or not known[b])
-            if few and count >= _PATIENCE and not done[b]:
+            if follows[b] and not done[b]:
                 steered[b] = fresh[b] = True
-                length[b] *= 4.0 if flow < 2.0 * before[b] else 0.1
-                length[b] = 1.0 if count == _PATIENCE else max(length[b], _SHORTEST)
+                length[b] = max(length[b] * (4.0 if flow < 2.0 * before[b] else 0.1), _SHORTEST)
+            elif few and (again[b] or count == _PATIENCE) and not done[b]:
+                steered[b] = fresh[b] = not again[b]
+                follows[b], length[b] = True, 1.0
             before[b] = flow
         if left == 0 or count == most:
             if not single:
@@ -644,7 +652,7 @@ def relax_layers(  # type: ignore[no-untyped-def]
             if len(rows) > 0:
                 _linearise(phase, wiring, bench, hub, inner, trips, passing, own, rows, turns)
             for sample in rows:
-                if count >= _PATIENCE:
+                if follows[sample]:
                     length[sample] = min(length[sample], _longest_step(turns[sample]))
                     held[sample] = False
                     continue
@@ -658,7 +666,7 @@ def relax_layers(  # type: ignore[no-untyped-def]
             mix(x, g, (count - 2) % _DEPTH, xs, fs, gram, held, regular, out)
         for b in range(batch):
             for k in range(size):
-                x[b, k] = g[b, k] if done[b] or count == 1 else out[b, k]
+                x[b, k] = from_there[b, k] if again[b] else g[b, k] if done[b] or count == 1 else out[b, k]
         place = 0
         for layer in order[len(order) - loops :]:
             n = start[layer + 1] - start[layer]
