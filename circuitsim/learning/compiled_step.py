@@ -1,7 +1,7 @@
 """A learning step of a plain network and a small batch with few calls: its phases are compiled as one.
 
-The numbers are those of `circuitsim.learning.phases` up to rounding. Conductances are read where they are and
-may change between steps, which spares a step that writes them in place a copy of all of them.
+The numbers are those of `circuitsim.learning.phases` and `circuitsim.learning.optimiser` up to rounding.
+Conductances are read where they are and step in place, which spares a copy of all of them.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from circuitsim.learning.dyadic import Dyadic
 from circuitsim.learning.ep import EP
 from circuitsim.learning.estimators import Estimator
 from circuitsim.learning.gradient import Factors, Gradient, LayeredGradient
+from circuitsim.learning.optimiser import Optimiser
 from circuitsim.learning.phases import Phases
-from circuitsim.netlist import Values
-from circuitsim.netlist.tables import FloatArray
+from circuitsim.netlist import Crossbar, Values
+from circuitsim.netlist.tables import FloatArray, IntArray
 from circuitsim.solver import Plan, SolverSettings
 from circuitsim.solver.kernels.conductances import bit_sums, currents_and_sums, pair_sums
 from circuitsim.solver.kernels.relaxing import CORRECTED, NUDGED, TRANSPOSED
@@ -31,10 +32,14 @@ from circuitsim.solver.kernels.step_phases import (
     KNOWN,
     LAYER,
     Devices,
+    Learned,
+    Signals,
     read_devices,
     settle_phases,
+    step_devices,
     swing_products,
 )
+from circuitsim.solver.kernels.steps import LOW_RANK
 from circuitsim.solver.relaxation import tolerances
 from circuitsim.solver.threads import share_batch, threads
 from circuitsim.solver.weights import FEW_SAMPLES, PARTS, WORTH_PARTS
@@ -47,10 +52,12 @@ _KINDS = {"quadratic": 1, "softmax": 2}
 _PHASES = {"nudged": NUDGED, "corrected": CORRECTED, "dyadic": TRANSPOSED}
 _SHARED, _WORTH = 32, 50_000
 """Samples, and matrix entries in all, from which on threads share a batch."""
+_SLICES = 8
+"""Slices of the rows of devices that threads step."""
 
 
 class CompiledStep:
-    """Gradients of one network, for batches that `fits` says are small enough.
+    """Gradients and steps of one network, for batches that `fits` says are small enough.
 
     ``values`` are those of the network, whose conductances it copies into one array.
     """
@@ -98,7 +105,11 @@ class CompiledStep:
     def _set_out(self, values: Values, inner: Array) -> None:
         """Copy all conductances into one array, and tell where each is."""
         rows: list[tuple[int, ...]] = []
-        columns, gains, fixeds = [], [], []
+        columns: list[Array] = []
+        gains: list[Array] = []
+        fixeds: list[Array] = []
+        self.crossbars: list[Crossbar] = []
+        self.folded: list[bool] = []
         parts: list[Array] = []
         words = signed = seen = 0
         self.pairs: dict[str, tuple[slice, slice | None, tuple[int, int]]] = {}
@@ -106,6 +117,8 @@ class CompiledStep:
         for number, link in enumerate(self.structure.links):
             m, n = link.crossbar.shape
             plus, minus = values.crossbars[link.crossbar.name]
+            self.crossbars.append(link.crossbar)
+            self.folded.append(False)
             first, second = size, -1 if minus is None else size + m * n
             for g in (plus, minus):
                 if g is not None:
@@ -119,11 +132,16 @@ class CompiledStep:
             if link.source == "known":
                 lines = self.weights.fixed.lines[number]
                 assert lines is not None
-                columns.append(lines.plus.column)
-                gains.append(lines.plus.gain)
-                fixeds.append(lines.plus.fixed)
+                of_words = lines.plus.column, lines.plus.gain, lines.plus.fixed
+                if minus is None and _opposite(*of_words):
+                    # A pair in all but name: one half of the word lines stands for both.
+                    self.folded[-1] = True
+                    m //= 2
+                    second = first + m * n
+                for array, all_words in zip(of_words, (columns, gains, fixeds), strict=True):
+                    all_words.append(array[:m])
                 rows.append((KNOWN, -1, link.target, m, n, 0, first, second, words, signed))
-                words, signed = words + m, signed + (0 if minus is None else m * n)
+                words, signed = words + m, signed + (0 if second < 0 else m * n)
                 continue
             _, source, _, place, _, _, turned = self.compiled.links[seen]
             seen += 1
@@ -142,6 +160,9 @@ class CompiledStep:
             inner=inner,
         )
         self.table = tuple(self.devices)
+        self._nothing = np.empty(0, dtype=self.dtype)
+        self._formed: Array | None = None
+        self._optimiser: tuple[Optimiser, float] | None = None
         largest = max((m * n for kind, _, _, m, n, *_ in rows if kind == KNOWN), default=0)
         self.parts = PARTS if largest > WORTH_PARTS else 1
 
@@ -184,6 +205,35 @@ class CompiledStep:
 
     def gradient(self, inputs: FloatArray, targets: FloatArray) -> Gradient | None:
         """Return the gradient for inputs (B, n_in), targets (B, K); None where a sample did not settle."""
+        found = self._signals(inputs, targets)
+        return None if found is None else self._gradient(*found)
+
+    def learn(
+        self, inputs: FloatArray, targets: FloatArray, optimiser: Optimiser, factor: float
+    ) -> Gradient | None:
+        """Do what `gradient` does, and take the optimiser's step; None, and no step, as there."""
+        found = self._signals(inputs, targets)
+        if found is None:
+            return None
+        signals, batch = found[0], len(inputs)
+        optimiser.count += 1
+        learned = self._learned(optimiser, factor)
+        stepped = tuple(signals._replace(products=self._products(signals, learned, batch)))
+        given = self.table, self.start, self.compiled.bank_start, batch, stepped, tuple(learned)
+
+        def rows(k: slice) -> None:
+            step_devices(k.start, k.stop, _SLICES, *given)
+
+        share_batch(rows, _SLICES, work=self.devices.conductance.size // (16 * _SLICES), parts=_SLICES)
+        for crossbar in self.crossbars:
+            if crossbar.trainable and crossbar.mask is not None:
+                for g in self.conductance[crossbar.name]:
+                    if g is not None:
+                        g[~crossbar.mask] = 0
+        return self._gradient(*found)
+
+    def _signals(self, inputs: FloatArray, targets: FloatArray) -> tuple[Signals, Array, Array] | None:
+        """Return what the phases found for the local rule, outputs (B, K) V and costs (B,) W."""
         batch = len(inputs)
         carried, words = self._carried(np.ascontiguousarray(inputs, dtype=self.dtype))
         targets = np.ascontiguousarray(targets, dtype=np.float64)
@@ -202,14 +252,15 @@ class CompiledStep:
         share_batch(rows, batch, work=work, parts=threads() if worth else 1)
         if not all(settled):
             return None
-        products = np.empty(self.size, dtype=self.dtype)
-        swing_products(self.start, batch, blocks, products)
+        return Signals(words=words, blocks=blocks, out=out, products=self._nothing), y, value
+
+    def _gradient(self, signals: Signals, y: Array, value: Array) -> Gradient:
         return Gradient(
-            crossbars=self._factors(words, blocks, out, products, batch),
+            crossbars=LayeredGradient(lambda: self._factors(signals, len(y))),
             estimator=self.estimator.label,
             beta=self.estimator.beta,
             phases=self.estimator.reads,
-            cost=float(value.sum()) / batch,
+            cost=float(value.sum()) / len(y),
             outputs=y,
         )
 
@@ -219,14 +270,12 @@ class CompiledStep:
         words = np.empty(batch * self.words, dtype=self.dtype)
         sums, word_load = np.zeros((self.parts, self.size)), np.zeros(self.size)
         sent = np.zeros((self.parts if few else 1, batch * self.size), dtype=self.dtype)
-        nothing = sent[0, :0]
+        into = sent if few else np.empty((self.parts, 0), dtype=self.dtype)
 
         def rows(k: slice) -> None:
-            for part in range(k.start, k.stop):
-                into = sent[part] if few else nothing
-                read_devices(
-                    part, self.parts, self.table, self.start, inputs, words, into, sums[part], word_load
-                )
+            read_devices(
+                k.start, k.stop, self.parts, self.table, self.start, inputs, words, into, sums, word_load
+            )
 
         share_batch(
             rows, self.parts, work=self.devices.conductance.size // (16 * self.parts), parts=self.parts
@@ -238,6 +287,60 @@ class CompiledStep:
                     block = self._block(sent[0], target, batch)
                     block += self._lines(words, first, m, batch) @ flat[at : at + m * n].reshape(m, n)
         return (self.leak, self.injected, sums, sent, word_load), words
+
+    def _learned(self, optimiser: Optimiser, factor: float) -> Learned:
+        """Return the optimiser's step as the kernel takes it."""
+        if self._optimiser is None or self._optimiser[0] is not optimiser:
+            table, formed = np.full((len(self.links), 4), -1, dtype=np.int64), 0
+            for row, learns, crossbar in zip(self.links.tolist(), table, self.crossbars, strict=True):
+                size = row[3] * row[4]
+                learns[0] = crossbar.trainable
+                if crossbar.trainable:
+                    plus, minus = optimiser.places[crossbar.name]
+                    learns[1:] = plus, plus + size if minus < 0 and row[7] >= 0 else minus, formed
+                    formed += size
+            self._formed = None
+            self._table, self._of_products = table, formed
+            self._optimiser = None
+        if self._optimiser is None or optimiser.moments or self._optimiser[1] != factor:
+            numbers = [
+                optimiser.numbers(crossbar, factor) if crossbar.trainable else None
+                for crossbar in self.crossbars
+            ]
+            width = max(len(x) for x in numbers if x is not None)
+            self._numbers = np.array([x or (0.0,) * width for x in numbers], dtype=self.dtype)
+            self._optimiser = optimiser, factor
+        m, v = (optimiser.moments.get(name, self._nothing) for name in ("m", "v"))
+        return Learned(links=self._table, numbers=self._numbers, m=m, v=v)
+
+    def _products(self, signals: Signals, learned: Learned, batch: int) -> Array:
+        """Return the products left^T right of crossbars that learn, where their rank is not small."""
+        if batch <= LOW_RANK // 2:
+            return self._nothing
+        if self._formed is None:
+            self._formed = np.empty(self._of_products, dtype=self.dtype)
+        for row, (learns, _, _, place) in zip(self.links.tolist(), learned.links.tolist(), strict=True):
+            if learns:
+                m, n = row[3:5]
+                left, right = self._sides(row, signals, batch)
+                np.matmul(left.T, right, out=self._formed[place : place + m * n].reshape(m, n))
+        return self._formed
+
+    def _sides(self, row: list[int], signals: Signals, batch: int) -> tuple[Array, Array]:
+        """Return ``left`` and ``right`` of a link; its word lines are half of them where it is folded."""
+        kind, source, target, m, *_ = row
+        there = self._rows(signals.blocks, target, batch)
+        # v, then s / B, then v again.
+        if kind == KNOWN:
+            return self._lines(signals.words, row[8], m, batch), there[batch : 2 * batch]
+        if kind == BANK:
+            left = self._lines(signals.out, int(self.compiled.bank_start[source]), m, batch)
+            return left, there[batch : 2 * batch]
+        return self._rows(signals.blocks, source, batch)[: 2 * batch], there[batch:]
+
+    def _rows(self, blocks: Array, layer: int, batch: int) -> Array:
+        place = self.places[layer]
+        return blocks[3 * batch * place.start : 3 * batch * place.stop].reshape(3 * batch, -1)
 
     def _lines(self, words: Array, first: int, size: int, batch: int) -> Array:
         return words[batch * first : batch * (first + size)].reshape(batch, size)
@@ -257,38 +360,35 @@ class CompiledStep:
             relative /= float(np.sqrt(sum(self.compiled.sizes[layer] for layer in closing)))
         return step, relative, rounding, scale * settings.absolute_tolerance
 
-    def _factors(
-        self, words: Array, blocks: Array, out: Array, products: Array, batch: int
-    ) -> LayeredGradient:
+    def _factors(self, signals: Signals, batch: int) -> dict[str, Factors]:
         """Return the gradient of every trainable crossbar in product form."""
-        found: dict[str, Any] = {}
-        rows = [blocks[3 * batch * k.start : 3 * batch * k.stop].reshape(3 * batch, -1) for k in self.places]
-        for link, row in zip(self.structure.links, self.links.tolist(), strict=True):
-            if not link.crossbar.trainable:
-                continue
-            kind, source, target, m, *_ = row
-            # v, then s / B, then v again.
-            own, right = None, rows[target][batch : 2 * batch]
-            if kind == KNOWN:
-                left = self._lines(words, row[8], m, batch)
-            elif kind == BANK:
-                left = self._lines(out, int(self.compiled.bank_start[source]), m, batch)
-            else:
-                left, right, own = (
-                    rows[source][: 2 * batch],
-                    rows[target][batch:],
-                    products[self.places[source]],
+        found: dict[str, Factors] = {}
+        products = np.empty(self.size, dtype=self.dtype)
+        swing_products(self.start, batch, signals.blocks, products)
+        for row, crossbar, folded in zip(self.links.tolist(), self.crossbars, self.folded, strict=True):
+            if crossbar.trainable:
+                left, right = self._sides(row, signals, batch)
+                found[crossbar.name] = Factors(
+                    left=np.concatenate([left, -left], axis=1) if folded else left,
+                    right=right,
+                    word=products[self.places[row[1]]] if row[0] == LAYER else None,
+                    bit=products[self.places[row[2]]],
+                    mirrored=crossbar.word_neg is not None,
+                    minus=None,
+                    mask=crossbar.mask,
                 )
-            found[link.crossbar.name] = Factors(
-                left=left,
-                right=right,
-                word=own,
-                bit=products[self.places[target]],
-                mirrored=link.crossbar.word_neg is not None,
-                minus=None,
-                mask=link.crossbar.mask,
-            )
-        return LayeredGradient(found)
+        return found
+
+
+def _opposite(column: IntArray, gain: Array, fixed: Array) -> bool:
+    """Whether the second half of some word lines is at the opposite voltages of the first."""
+    half = len(column) // 2
+    if len(column) != 2 * half:
+        return False
+    a, b = slice(half), slice(half, None)
+    driven = column[a] >= 0
+    same = np.array_equal(column[a], column[b]) and np.array_equal(gain[a][driven], -gain[b][driven])
+    return same and np.array_equal(fixed[a][~driven], -fixed[b][~driven])
 
 
 def _load_alone(

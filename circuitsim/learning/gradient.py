@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -57,11 +58,21 @@ class Factors:
         return g if self.mask is None else np.where(self.mask, g, g.dtype.type(0))
 
 
-class LayeredGradient(Mapping[str, tuple[FloatArray, FloatArray | None]]):
-    """Gradients of crossbars, each in product form until it is asked for as arrays."""
+Parts = Mapping[str, "Factors | tuple[FloatArray, FloatArray | None]"]
 
-    def __init__(self, parts: Mapping[str, Factors | tuple[FloatArray, FloatArray | None]]) -> None:
-        self.parts = dict(parts)
+
+class LayeredGradient(Mapping[str, tuple[FloatArray, FloatArray | None]]):
+    """Gradients of crossbars, each in product form until it is asked for as arrays.
+
+    ``parts`` may be what makes them, which is called when they are asked for.
+    """
+
+    def __init__(self, parts: Parts | Callable[[], Parts]) -> None:
+        self._parts = parts
+
+    @cached_property
+    def parts(self) -> dict[str, Factors | tuple[FloatArray, FloatArray | None]]:
+        return dict(self._parts() if callable(self._parts) else self._parts)
 
     def __getitem__(self, name: str) -> tuple[FloatArray, FloatArray | None]:
         part = self.parts[name]

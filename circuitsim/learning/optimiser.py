@@ -15,15 +15,13 @@ from circuitsim.chip import Conductances
 from circuitsim.learning.gradient import Factors, Gradient, LayeredGradient
 from circuitsim.netlist import Crossbar, Netlist
 from circuitsim.network import Positive, Quantity, Spec
-from circuitsim.solver.kernels.steps import adam_rows, sgd_rows
+from circuitsim.solver.kernels.steps import LOW_RANK, adam_pairs, adam_rows, sgd_pairs, sgd_rows
 from circuitsim.solver.threads import share_batch
 
 __all__ = ["Optimiser", "OptimiserSpec", "ScheduleSpec"]
 
 Array = NDArray[Any]
 Fraction = Annotated[Quantity, Field(ge=0, lt=1)]
-_LOW_RANK = 16
-"""Rank up to which a product is formed row by row inside the step, which saves two passes over it."""
 
 
 class ScheduleSpec(Spec):
@@ -69,7 +67,11 @@ class OptimiserSpec(Spec):
 
 @dataclass(kw_only=False, eq=False)
 class Optimiser:
-    """Steps with moments of their own: ``count`` steps done, and moment arrays by crossbar and half."""
+    """Steps with moments of their own: ``count`` steps done, and moment arrays by crossbar and half.
+
+    ``moments`` are flat, halves of trainable crossbars one behind the other, from ``places`` on; ``state``
+    are views of them.
+    """
 
     spec: OptimiserSpec
     netlist: Netlist
@@ -78,16 +80,27 @@ class Optimiser:
     precision: str = "float64"
     count: int = 0
     state: dict[str, Array] = field(default_factory=dict)
+    moments: dict[str, Array] = field(default_factory=dict)
+    places: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """First places of both halves of a crossbar; -1 where there is no second one."""
 
     def __post_init__(self) -> None:
         adam, momentum = self.spec.kind == "adam", self.spec.momentum > 0
-        moments = ("m", "v") if adam else ("m",) if momentum else ()
+        names = ("m", "v") if adam else ("m",) if momentum else ()
+        size = 0
         for crossbar in self.netlist.trainable:
-            for half in ("g_plus", "g_minus"):
-                if getattr(crossbar, half) is not None:
-                    for moment in moments:
-                        zeros = np.zeros(crossbar.shape, dtype=self.precision)
-                        self.state[f"{moment}/{crossbar.name}/{half}"] = zeros
+            m, n = crossbar.shape
+            paired = crossbar.g_minus is not None
+            self.places[crossbar.name] = size, size + m * n if paired else -1
+            size += 2 * m * n if paired else m * n
+        for name in names:
+            flat = self.moments[name] = np.zeros(size, dtype=self.precision)
+            for crossbar in self.netlist.trainable:
+                m, n = crossbar.shape
+                for half, place in zip(("g_plus", "g_minus"), self.places[crossbar.name], strict=True):
+                    if place >= 0:
+                        view = flat[place : place + m * n].reshape(m, n)
+                        self.state[f"{name}/{crossbar.name}/{half}"] = view
 
     def step(self, conductance: Conductances, gradient: Gradient, factor: float) -> Conductances:
         """Return new conductances; moments advance by one step. ``factor`` comes from the schedule.
@@ -109,69 +122,89 @@ class Optimiser:
         """Take a step where the conductances are: C-contiguous arrays of the optimiser's precision."""
         self.count += 1
         for crossbar in self.netlist.trainable:
-            rate = self.spec.step * factor * self.spec.rate_of(crossbar.name)
+            numbers = self.numbers(crossbar, factor)
             plus, minus = conductance[crossbar.name]
-            slopes = self._slopes(gradient, crossbar)
-            self._half(crossbar, "g_plus", plus, slopes[0], rate)
-            if minus is not None and slopes[1] is not None:
-                self._half(crossbar, "g_minus", minus, slopes[1], rate)
+            found = gradient.crossbars
+            part = found.parts[crossbar.name] if isinstance(found, LayeredGradient) else found[crossbar.name]
+            if isinstance(part, Factors) and part.mirrored and minus is not None:
+                self._pair(crossbar, plus, minus, self._slope(part), numbers)
+                continue
+            halves = (part, part.minus) if isinstance(part, Factors) else part
+            for half, g, slope in zip(("g_plus", "g_minus"), (plus, minus), halves, strict=True):
+                if g is not None and slope is not None:
+                    self._half(crossbar, half, g, self._slope(slope), numbers)
 
-    def _slopes(self, gradient: Gradient, crossbar: Crossbar) -> tuple[_Slope, _Slope | None]:
-        """Return dC/dg of both halves, in product form where the gradient has it."""
-        dtype = np.dtype(self.precision)
-        found = gradient.crossbars
-        part = found.parts[crossbar.name] if isinstance(found, LayeredGradient) else found[crossbar.name]
-        if isinstance(part, Factors):
-            plus = _Slope.of(part, 1.0, dtype)
-            if part.minus is not None:
-                return plus, _Slope.of(part.minus, 1.0, dtype)
-            return plus, plus.opposite() if part.mirrored else None
-        halves = [None if g is None else _Slope.given(np.ascontiguousarray(g, dtype=dtype)) for g in part]
-        assert halves[0] is not None
-        return halves[0], halves[1]
-
-    def _half(self, crossbar: Crossbar, half: str, g: Array, slope: _Slope, rate: float) -> None:
-        spec, dtype = self.spec, np.dtype(self.precision)
-        window = crossbar.g_max - crossbar.g_min
-        nothing = np.empty((0, 0), dtype=dtype)
-        key = f"{crossbar.name}/{half}"
-        low, high = dtype.type(crossbar.g_min), dtype.type(crossbar.g_max)
+    def numbers(self, crossbar: Crossbar, factor: float) -> tuple[float, ...]:
+        """Return the numbers of a step of a crossbar, as the kernels take them: a tuple of 4, or of 9 for
+        Adam, whose ``count`` is that of the step."""
+        spec, low, high = self.spec, float(crossbar.g_min), float(crossbar.g_max)
+        window, rate = high - low, spec.step * factor * spec.rate_of(crossbar.name)
         if spec.kind == "sgd":
-            m = self.state.get(f"m/{key}", nothing)
-            numbers: tuple[float, ...] = (rate * window * window / self.unit, spec.momentum)
+            return rate * window * window / self.unit, spec.momentum, low, high
+        # In units of the cost's curvature, so that squares of slopes stay far from float32's smallest
+        # numbers. The smallest slope that still counts is far below any real one.
+        return (
+            rate * window,
+            window / self.unit,
+            1 - spec.beta1,
+            1 - spec.beta2,
+            1 / (1 - spec.beta1**self.count),
+            1 / (1 - spec.beta2**self.count),
+            1e-10,
+            low,
+            high,
+        )
 
-            def rows(k: slice) -> None:
-                sgd_rows(  # type: ignore[call-arg]
-                    k.start, k.stop, *slope.arrays, g, m, *(dtype.type(x) for x in numbers), low, high
-                )
+    def _slope(self, part: Factors | Array) -> _Slope:
+        dtype = np.dtype(self.precision)
+        if isinstance(part, Factors):
+            return _Slope.of(part, dtype)
+        return _Slope.given(np.ascontiguousarray(part, dtype=dtype))
 
-        else:
-            m, v = self.state[f"m/{key}"], self.state[f"v/{key}"]
-            # In units of the cost's curvature, so that squares of slopes stay far from float32's smallest
-            # numbers. The last is the smallest slope that still counts, far below any real one.
-            numbers = (
-                rate * window,
-                window / self.unit,
-                1 - spec.beta1,
-                1 - spec.beta2,
-                1 / (1 - spec.beta1**self.count),
-                1 / (1 - spec.beta2**self.count),
-                1e-10,
-            )
+    def _moments(self, key: str) -> tuple[Array, ...]:
+        return tuple(self.state[f"{name}/{key}"] for name in self.moments)
 
-            def rows(k: slice) -> None:
-                adam_rows(  # type: ignore[call-arg]
-                    k.start, k.stop, *slope.arrays, g, m, v, *(dtype.type(x) for x in numbers), low, high
-                )
+    def _half(
+        self, crossbar: Crossbar, half: str, g: Array, slope: _Slope, numbers: tuple[float, ...]
+    ) -> None:
+        dtype = np.dtype(self.precision)
+        moments = self._moments(f"{crossbar.name}/{half}")
+        given = np.array(numbers, dtype=dtype)
+
+        def rows(k: slice) -> None:
+            if self.spec.kind == "sgd":
+                m = moments[0] if moments else np.empty((0, 0), dtype=dtype)
+                sgd_rows(k.start, k.stop, *slope.arrays, g, m, given)
+            else:
+                adam_rows(k.start, k.stop, *slope.arrays, g, *moments, given)  # type: ignore[call-arg]
 
         share_batch(rows, len(g), work=g.shape[1] // 16)
         if crossbar.mask is not None:
             g[~crossbar.mask] = 0
 
+    def _pair(
+        self, crossbar: Crossbar, plus: Array, minus: Array, slope: _Slope, numbers: tuple[float, ...]
+    ) -> None:
+        dtype = np.dtype(self.precision)
+        left, right, product, _, word, bit = slope.arrays
+        both = [self._moments(f"{crossbar.name}/{half}") for half in ("g_plus", "g_minus")]
+        moments = tuple(x for pair in zip(*both, strict=True) for x in pair)
+        step = adam_pairs if self.spec.kind == "adam" else sgd_pairs
+        moments = moments or (np.empty((0, 0), dtype=dtype),) * 2
+        given = plus, minus, moments, np.array(numbers, dtype=dtype)
+
+        def rows(k: slice) -> None:
+            step(k.start, k.stop, left, right, product, word, bit, *given)
+
+        share_batch(rows, len(plus), work=plus.shape[1] // 8)
+        if crossbar.mask is not None:
+            plus[~crossbar.mask] = 0
+            minus[~crossbar.mask] = 0
+
     def restore(self, state: Mapping[str, Array], count: int) -> None:
         """Continue from a checkpoint."""
-        for key in self.state:
-            self.state[key] = np.array(state[key], dtype=self.precision)
+        for key, array in self.state.items():
+            array[...] = state[key]
         self.count = count
 
 
@@ -183,12 +216,12 @@ class _Slope:
     """left, right, product, sign, word, bit."""
 
     @classmethod
-    def of(cls, factors: Factors, sign: float, dtype: np.dtype[Any]) -> _Slope:
+    def of(cls, factors: Factors, dtype: np.dtype[Any]) -> _Slope:
         left, right = (np.ascontiguousarray(x, dtype=dtype) for x in (factors.left, factors.right))
-        product = np.empty((0, 0), dtype=dtype) if len(left) <= _LOW_RANK else left.T @ right
+        product = np.empty((0, 0), dtype=dtype) if len(left) <= LOW_RANK else left.T @ right
         word = np.empty(0, dtype=dtype) if factors.word is None else factors.word.astype(dtype, copy=False)
         bit = factors.bit.astype(dtype, copy=False)
-        return cls((left, right, product, dtype.type(sign), word, bit))
+        return cls((left, right, product, dtype.type(1), word, bit))
 
     @classmethod
     def given(cls, g: Array) -> _Slope:
@@ -196,8 +229,3 @@ class _Slope:
         return cls(
             (nothing, nothing, g, g.dtype.type(-1), np.empty(0, g.dtype), np.zeros(g.shape[1], g.dtype))
         )
-
-    def opposite(self) -> _Slope:
-        """Return the other half's, whose word lines are at opposite voltages."""
-        left, right, product, sign, word, bit = self.arrays
-        return _Slope((left, right, product, -sign, word, bit))

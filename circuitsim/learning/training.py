@@ -281,9 +281,8 @@ class Trainer:
         self._steps += 1
         inputs = self._sampled(inputs, self._steps)
         compiled = self._compiled_step(len(inputs))
-        found = None if compiled is None else compiled.gradient(inputs, targets)
+        found = None if compiled is None else compiled.learn(inputs, targets, self.optimiser, factor)
         if compiled is not None and found is not None:
-            self.optimiser.advance(compiled.conductance, found, factor)
             self._learned = compiled.conductance
             return found
         phases = self.measured("step", self._steps) if self._reads else self.phases()

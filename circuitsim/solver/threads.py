@@ -34,10 +34,11 @@ def share_batch(rows: Callable[[slice], None], batch: int, *, work: int, parts: 
 
     ``work`` is that of one sample in matrix entries visited by a sparse solver, some 10 ns each: handing
     work to a thread and waiting for it takes 0.1 ms and more. ``parts`` fixes the number of slices,
-    whatever the number of threads.
+    whatever the number of threads; where it is that of the samples, which do not depend on each other, one
+    thread takes them all at once.
     """
     count = min(threads(), batch, 1 + batch * work // _WORTH)
-    if count <= 1 and parts is None:
+    if count <= 1 and parts in (None, batch):
         rows(slice(0, batch))
         return
     # More parts than threads, because samples differ in how many steps they take.

@@ -354,17 +354,16 @@ def test_steps_of_sgd(
     mean = slope if not momentum else momentum * m.astype(float) + slope
     expected = np.clip(g - rate * mean, low, high)
     new = np.array(g)
-    numbers = (np.dtype(precision).type(x) for x in (rate, momentum, low, high))
+    numbers = np.array([rate, momentum, low, high], dtype=precision)
     one = np.dtype(precision).type(sign)
-    rate_, momentum_, low_, high_ = numbers
     for first, last in ((0, 5), (5, 12)):
-        sgd_rows(first, last, left, right, product, one, word, bit, new, m, rate_, momentum_, low_, high_)  # type: ignore[call-arg]
+        sgd_rows(first, last, left, right, product, one, word, bit, new, m, numbers)
     eps = np.finfo(precision).eps
     np.testing.assert_allclose(new, expected, rtol=0, atol=16 * eps * 1e-4)
     if momentum:
         np.testing.assert_allclose(m, mean, rtol=0, atol=32 * eps * float(np.abs(mean).max()))
-    assert np.any((new == low_) | (new == high_))
-    assert np.any((new > low_) & (new < high_) & (new != g))
+    assert np.any((new == numbers[2]) | (new == numbers[3]))
+    assert np.any((new > numbers[2]) & (new < numbers[3]) & (new != g))
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -390,7 +389,7 @@ def test_steps_of_adam(size: int, rank: int, precision: str) -> None:
         textbook_g = np.clip(textbook_g - rate * step, low, high)
         numbers = (rate, window, 1 - 0.9, 1 - 0.999, 1 / (1 - 0.9**t), 1 / (1 - 0.999**t), 1e-10, low, high)
         adam_rows(  # type: ignore[call-arg]
-            0, 7, left, right, product, kind(-1), word, bit, g, m, v, *(kind(x) for x in numbers)
+            0, 7, left, right, product, kind(-1), word, bit, g, m, v, np.array(numbers, precision)
         )
     tight = precision == "float64"
     np.testing.assert_allclose(g, textbook_g, rtol=1e-12 if tight else 2e-5)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-__all__ = ["bit_sums", "currents_and_sums", "pair_sums", "single_sums"]
+__all__ = ["bit_sums", "currents_and_sums", "pair_currents_and_sums", "pair_sums", "single_sums"]
 
 kernel = njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")
 
@@ -134,3 +134,66 @@ def _one_row(u, w, first, j, left, size, kept):  # type: ignore[no-untyped-def]
         kept[2 * _BITS + i] += u[k, 2] * x
         kept[3 * _BITS + i] += u[k, 3] * x
         kept[4 * _BITS + i] += x
+
+
+@kernel
+def pair_currents_and_sums(words, g_plus, g_minus, first, last, currents, bit_sum):  # type: ignore[no-untyped-def]
+    """`currents_and_sums` of ``g_plus - g_minus`` and the sums of both, whose difference is not kept."""
+    batch, n = currents.shape
+    zero = g_plus.dtype.type(0)
+    u = np.empty((last - first, 4), g_plus.dtype)
+    # As far apart as not to be taken for each other, which costs time: no multiple of a page.
+    apart = _BITS + 16
+    kept = np.empty(5 * apart, g_plus.dtype)
+    for b0 in range(0, batch, 4):
+        for j in range(first, last):
+            for b in range(4):
+                u[j - first, b] = words[b0 + b, j] if b0 + b < batch else zero
+        for left in range(0, n, _BITS):
+            size = min(_BITS, n - left)
+            kept[:] = 0
+            for top in range(first, last, _ROWS):
+                bottom = min(top + _ROWS, last)
+                j = top
+                while j + 2 <= bottom:
+                    _two_pairs(u, g_plus, g_minus, first, j, left, size, apart, kept)
+                    j += 2
+                while j < bottom:
+                    _one_pair(u, g_plus, g_minus, first, j, left, size, apart, kept)
+                    j += 1
+                if b0 == 0:
+                    for i in range(size):
+                        bit_sum[left + i] += kept[4 * apart + i]
+                for i in range(size):
+                    kept[4 * apart + i] = 0
+            for b in range(min(4, batch - b0)):
+                for i in range(size):
+                    currents[b0 + b, left + i] += kept[b * apart + i]
+
+
+@kernel
+def _two_pairs(u, g_plus, g_minus, first, j, left, size, apart, kept):  # type: ignore[no-untyped-def]
+    k = j - first
+    a0, b0, c0, d0 = u[k, 0], u[k, 1], u[k, 2], u[k, 3]
+    a1, b1, c1, d1 = u[k + 1, 0], u[k + 1, 1], u[k + 1, 2], u[k + 1, 3]
+    p0, p1 = g_plus[j][left : left + size], g_plus[j + 1][left : left + size]
+    m0, m1 = g_minus[j][left : left + size], g_minus[j + 1][left : left + size]
+    for i in range(size):
+        x0, x1 = p0[i] - m0[i], p1[i] - m1[i]
+        kept[i] += a0 * x0 + a1 * x1
+        kept[apart + i] += b0 * x0 + b1 * x1
+        kept[2 * apart + i] += c0 * x0 + c1 * x1
+        kept[3 * apart + i] += d0 * x0 + d1 * x1
+        kept[4 * apart + i] += (p0[i] + m0[i]) + (p1[i] + m1[i])
+
+
+@kernel
+def _one_pair(u, g_plus, g_minus, first, j, left, size, apart, kept):  # type: ignore[no-untyped-def]
+    k, plus, minus = j - first, g_plus[j][left : left + size], g_minus[j][left : left + size]
+    for i in range(size):
+        x = plus[i] - minus[i]
+        kept[i] += u[k, 0] * x
+        kept[apart + i] += u[k, 1] * x
+        kept[2 * apart + i] += u[k, 2] * x
+        kept[3 * apart + i] += u[k, 3] * x
+        kept[4 * apart + i] += plus[i] + minus[i]

@@ -1,6 +1,7 @@
-"""A learning step of a small batch in two calls: what its devices carry, then its phases, which are the free
+"""A learning step of a small batch in three calls: what its devices carry; its phases, which are the free
 one, what amplifiers do there, the nudged or corrected ones to both sides or the transposed system, and the
-change per unit of beta. For plain networks (`circuitsim.solver.compiled`) of one-way amplifiers.
+change per unit of beta; and the step of its devices. For plain networks (`circuitsim.solver.compiled`) of
+one-way amplifiers.
 
 Layers lie one behind the other in flat arrays as in `circuitsim.solver.kernels.relaxing`. What a local rule
 needs of them is kept as blocks (3 B, n_l) of v, s / B and v again: v and s / B below each other are what the
@@ -15,10 +16,27 @@ import numpy as np
 from numba import njit
 
 from circuitsim.solver.kernels.amplifiers import tangents
-from circuitsim.solver.kernels.conductances import bit_sums, currents_and_sums, pair_sums
+from circuitsim.solver.kernels.conductances import (
+    bit_sums,
+    currents_and_sums,
+    pair_currents_and_sums,
+    pair_sums,
+)
 from circuitsim.solver.kernels.relaxing import CORRECTED, FREE, TRANSPOSED, Wiring, relax_layers
+from circuitsim.solver.kernels.steps import adam_pairs, adam_rows, sgd_pairs, sgd_rows
 
-__all__ = ["BANK", "KNOWN", "LAYER", "Devices", "read_devices", "settle_phases", "swing_products"]
+__all__ = [
+    "BANK",
+    "KNOWN",
+    "LAYER",
+    "Devices",
+    "Learned",
+    "Signals",
+    "read_devices",
+    "settle_phases",
+    "step_devices",
+    "swing_products",
+]
 
 KNOWN, LAYER, BANK = 0, 1, 2
 _QUADRATIC = 1
@@ -29,9 +47,14 @@ kernel = njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "nsz"}, e
 
 
 class Devices(NamedTuple):
-    """The crossbars of a network, the same for every batch."""
+    """The crossbars of a network, the same for every batch.
 
-    links: np.ndarray  # (K, 9), see `read_devices`
+    A link is a row (kind, source layer, target layer, rows M, columns N, turned?, place of g_plus, place of
+    g_minus or -1, place of its word lines, of its difference or its inner weights); kinds: `KNOWN`, `LAYER`,
+    `BANK`. Pairs on known word lines are at opposite voltages, so that one of them stands for both.
+    """
+
+    links: np.ndarray  # (K, 10)
     column: np.ndarray  # (M,) of all known word lines: column of the input, or -1 where they are at ``fixed``
     gain: np.ndarray  # (M,)
     fixed: np.ndarray  # (M,) V
@@ -40,68 +63,166 @@ class Devices(NamedTuple):
     inner: np.ndarray  # flat: the weights of a `Wiring`
 
 
-@kernel
-def read_devices(part, parts, devices, start, inputs, words, sent, sums, word_load):  # type: ignore[no-untyped-def]
-    """Add up what devices carry while free nodes are at 0 V, a part of the rows of known word lines.
+class Signals(NamedTuple):
+    """What a local rule needs of a batch."""
 
-    A link is a row (kind, source layer, target layer, rows M, columns N, turned?, place of g_plus, place of
-    g_minus or -1, place of its word lines, of its difference or its inner weights); kinds: `KNOWN`, `LAYER`,
-    `BANK`. Writes voltages of known word lines into ``words`` (flat (B, M) blocks) and the weights between
-    layers; adds currents to ``sent`` (flat (B, n_l) blocks, or empty where a product is left to BLAS), sums
-    of conductances to ``sums`` (n,) and, over the word lines of amplifiers, to ``word_load`` (n,).
+    words: np.ndarray  # flat (B, M) blocks of known word lines
+    blocks: np.ndarray  # flat (3 B, n_l) blocks of layers
+    out: np.ndarray  # flat (B, n) blocks of banks
+    products: np.ndarray  # flat (M, N) left^T right of crossbars, or empty where they are formed on the way
+
+
+class Learned(NamedTuple):
+    """An optimiser's step."""
+
+    links: np.ndarray  # (K, 4): learns?; places of both halves among the moments; of the product, or -1
+    numbers: np.ndarray  # (K, 4) for SGD, (K, 9) for Adam
+    m: np.ndarray  # flat, or empty
+    v: np.ndarray
+
+
+@kernel
+def _rows(flat, place, rows, columns):  # type: ignore[no-untyped-def]
+    return flat[place : place + rows * columns].reshape(rows, columns)
+
+
+@kernel
+def read_devices(  # type: ignore[no-untyped-def]
+    first_part, last_part, parts, devices, start, inputs, words, sent, sums, word_load
+):
+    """Add up what devices carry while free nodes are at 0 V, some parts of the rows of known word lines.
+
+    Writes voltages of known word lines into ``words`` (flat (B, M) blocks) and the weights between layers;
+    adds currents to ``sent`` (P, flat (B, n_l) blocks, or empty where a product is left to BLAS), sums of
+    conductances to ``sums`` (P, n) and, over the word lines of amplifiers, to ``word_load`` (n,).
     """
     links, column, gain, fixed, conductance, difference, inner = devices
     batch = len(inputs)
     none = np.empty(0, np.float64)
     for link in links:
         kind, source, target, m, n, turned, plus_at, minus_at, word_at, place = link
-        g_plus = conductance[plus_at : plus_at + m * n].reshape(m, n)
+        g_plus = _rows(conductance, plus_at, m, n)
         paired = minus_at >= 0
-        g_minus = conductance[minus_at : minus_at + m * n].reshape(m, n) if paired else g_plus
-        bit_sum = sums[start[target] : start[target] + n]
-        if kind != KNOWN:
-            if part == 0:
-                loaded = word_load if kind == BANK else sums
-                word_sum = loaded[start[source] : start[source] + m]
-                weights = inner[place : place + m * n]
-                _inner_weights(g_plus, g_minus, paired, turned == 1, weights, word_sum, bit_sum)
-            continue
-        first, last = m * part // parts, m * (part + 1) // parts
-        lines = words[batch * word_at : batch * (word_at + m)].reshape(batch, m)
-        for b in range(batch):
-            for j in range(first, last):
-                from_input = column[word_at + j]
-                lines[b, j] = (
-                    inputs[b, from_input] * gain[word_at + j] if from_input >= 0 else fixed[word_at + j]
-                )
-        if paired:
-            signed = difference[place : place + m * n].reshape(m, n)
-            pair_sums(g_plus, g_minus, first, last, signed, none, bit_sum)
-        elif len(sent) == 0:
-            bit_sums(g_plus, first, last, bit_sum)
-        if len(sent) > 0:
-            currents = sent[batch * start[target] : batch * (start[target] + n)].reshape(batch, n)
-            if paired:
-                currents_and_sums(lines, signed, first, last, currents, np.zeros(n))
+        g_minus = _rows(conductance, minus_at, m, n) if paired else g_plus
+        for part in range(first_part, last_part):
+            bit_sum = sums[part, start[target] : start[target] + n]
+            if kind != KNOWN:
+                if part == 0:
+                    loaded = word_load if kind == BANK else sums[0]
+                    word_sum = loaded[start[source] : start[source] + m]
+                    weights = inner[place : place + m * n]
+                    _inner_weights(g_plus, g_minus, paired, turned == 1, weights, word_sum, bit_sum)
+                continue
+            first, last = m * part // parts, m * (part + 1) // parts
+            lines = _rows(words, batch * word_at, batch, m)
+            for b in range(batch):
+                for j in range(first, last):
+                    from_input = column[word_at + j]
+                    lines[b, j] = (
+                        inputs[b, from_input] * gain[word_at + j] if from_input >= 0 else fixed[word_at + j]
+                    )
+            if sent.shape[1] > 0:
+                currents = _rows(sent[part], batch * start[target], batch, n)
+                if paired:
+                    pair_currents_and_sums(lines, g_plus, g_minus, first, last, currents, bit_sum)
+                else:
+                    currents_and_sums(lines, g_plus, first, last, currents, bit_sum)
+            elif paired:
+                pair_sums(g_plus, g_minus, first, last, _rows(difference, place, m, n), none, bit_sum)
             else:
-                currents_and_sums(lines, g_plus, first, last, currents, bit_sum)
+                bit_sums(g_plus, first, last, bit_sum)
 
 
 @kernel
 def _inner_weights(g_plus, g_minus, paired, turned, weights, word_sum, bit_sum):  # type: ignore[no-untyped-def]
     """Write g_plus - g_minus (M, N), or its transpose, into ``weights``; add sums of both, (M,) and (N,)."""
     m, n = g_plus.shape
-    for j in range(m):
+    if not turned:
+        for j in range(m):
+            total = 0.0
+            for i in range(n):
+                signed = both = g_plus[j, i]
+                if paired:
+                    signed -= g_minus[j, i]
+                    both += g_minus[j, i]
+                weights[j * n + i] = signed
+                bit_sum[i] += both
+                total += both
+            word_sum[j] += total
+        return
+    # Few bit lines: along the word lines, which are many.
+    column = np.empty(m, g_plus.dtype)
+    for i in range(n):
+        line = weights[i * m : (i + 1) * m]
+        for j in range(m):
+            line[j] = column[j] = g_plus[j, i]
+        if paired:
+            for j in range(m):
+                line[j] -= g_minus[j, i]
+                column[j] += g_minus[j, i]
         total = 0.0
-        for i in range(n):
-            signed = both = g_plus[j, i]
-            if paired:
-                signed -= g_minus[j, i]
-                both += g_minus[j, i]
-            weights[i * m + j if turned else j * n + i] = signed
-            bit_sum[i] += both
+        for j in range(m):
+            both = np.float64(column[j])
+            word_sum[j] += both
             total += both
-        word_sum[j] += total
+        bit_sum[i] += total
+
+
+@kernel
+def step_devices(  # type: ignore[no-untyped-def]
+    first_part, last_part, parts, devices, start, bank_start, batch, signals, learned
+):
+    """Take an optimiser's step on some parts of the rows of every crossbar that learns.
+
+    Numbers are those of `circuitsim.learning.optimiser.Optimiser`.
+    """
+    links, conductance = devices[0], devices[4]
+    words, blocks, out, formed = signals
+    table, numbers, all_m, all_v = learned
+    adam = numbers.shape[1] > 4
+    one = blocks.dtype.type(1)
+    products = np.empty(start[-1], blocks.dtype)
+    swing_products(start, batch, blocks, products)
+    nothing, no_word = np.empty((0, 0), blocks.dtype), np.empty(0, blocks.dtype)
+    for k in range(len(links)):
+        if table[k, 0] == 0:
+            continue
+        kind, source, target, m, n, _, plus_at, minus_at, word_at, _ = links[k]
+        first, last = m * first_part // parts, m * last_part // parts
+        # v, then s / B, then v again.
+        from_target, word, bit = (
+            3 * batch * start[target],
+            no_word,
+            products[start[target] : start[target] + n],
+        )
+        if kind == KNOWN:
+            left = _rows(words, batch * word_at, batch, m)
+            right = _rows(blocks, from_target + batch * n, batch, n)
+        elif kind == BANK:
+            left = _rows(out, batch * bank_start[source], batch, m)
+            right = _rows(blocks, from_target + batch * n, batch, n)
+        else:
+            left = _rows(blocks, 3 * batch * start[source], 2 * batch, m)
+            right = _rows(blocks, from_target + batch * n, 2 * batch, n)
+            word = products[start[source] : start[source] + m]
+        product = _rows(formed, table[k, 3], m, n) if len(formed) > 0 else nothing
+        plus, own = _rows(conductance, plus_at, m, n), numbers[k]
+        m_plus = _rows(all_m, table[k, 1], m, n) if len(all_m) > 0 else nothing
+        v_plus = _rows(all_v, table[k, 1], m, n) if len(all_v) > 0 else nothing
+        if minus_at < 0:
+            if adam:
+                adam_rows(first, last, left, right, product, one, word, bit, plus, m_plus, v_plus, own)
+            else:
+                sgd_rows(first, last, left, right, product, one, word, bit, plus, m_plus, own)
+            continue
+        minus = _rows(conductance, minus_at, m, n)
+        m_minus = _rows(all_m, table[k, 2], m, n) if len(all_m) > 0 else nothing
+        v_minus = _rows(all_v, table[k, 2], m, n) if len(all_v) > 0 else nothing
+        if adam:
+            moments = m_plus, m_minus, v_plus, v_minus
+            adam_pairs(first, last, left, right, product, word, bit, plus, minus, moments, own)
+        else:
+            sgd_pairs(first, last, left, right, product, word, bit, plus, minus, (m_plus, m_minus), own)
 
 
 @kernel
