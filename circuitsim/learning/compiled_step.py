@@ -7,6 +7,7 @@ Conductances are read where they are and step in place, which spares a copy of a
 from __future__ import annotations
 
 import contextlib
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,8 @@ _KINDS = {"quadratic": 1, "softmax": 2}
 _PHASES = {"nudged": NUDGED, "corrected": CORRECTED, "dyadic": TRANSPOSED}
 _SHARED, _WORTH = 32, 50_000
 """Samples, and matrix entries in all, from which on threads share a batch."""
+_LINE = 64
+"""Bytes of a cache line."""
 _SLICES = 8
 """Slices of the rows of devices that threads step."""
 
@@ -155,7 +158,7 @@ class CompiledStep:
             column=np.concatenate([np.empty(0, dtype=np.int64), *columns]),
             gain=np.concatenate(nothing + gains),
             fixed=np.concatenate(nothing + fixeds),
-            conductance=np.concatenate(parts),
+            conductance=_aligned(np.concatenate(parts)),
             signed=np.empty(signed, dtype=self.dtype),
             inner=inner,
         )
@@ -190,9 +193,9 @@ class CompiledStep:
             return None
         return cls(plan, values, cost, estimator, settings)
 
-    @property
+    @cached_property
     def conductance(self) -> Conductances:
-        """Conductances of the trainable crossbars, which `gradient` reads and others may change."""
+        """Conductances of the trainable crossbars: what is read, and what steps."""
         flat, found = self.devices.conductance, {}
         for name in self._trainable:
             plus, minus, shape = self.pairs[name]
@@ -378,6 +381,15 @@ class CompiledStep:
                     mask=crossbar.mask,
                 )
         return found
+
+
+def _aligned(x: Array) -> Array:
+    """Return a copy that begins where a cache line does, which vectors of it do not straddle then."""
+    room = np.empty(x.size + _LINE // x.itemsize, dtype=x.dtype)
+    first = -room.ctypes.data % _LINE // x.itemsize
+    found = room[first : first + x.size]
+    found[:] = x
+    return found
 
 
 def _opposite(column: IntArray, gain: Array, fixed: Array) -> bool:

@@ -16,6 +16,9 @@ _ROWS = 32
 """Rows summed in the working precision before their sum is added in float64."""
 _BITS = 512
 """Bit lines whose currents are found together: what four rows need of them fits the first cache."""
+_APART = 528
+"""From one of the currents to the next: more than `_BITS`, and not in step with pages, at whose distance a
+load waits for a store that has nothing to do with it."""
 
 
 @kernel
@@ -142,9 +145,7 @@ def pair_currents_and_sums(words, g_plus, g_minus, first, last, currents, bit_su
     batch, n = currents.shape
     zero = g_plus.dtype.type(0)
     u = np.empty((last - first, 4), g_plus.dtype)
-    # As far apart as not to be taken for each other, which costs time: no multiple of a page.
-    apart = _BITS + 16
-    kept = np.empty(5 * apart, g_plus.dtype)
+    kept = np.empty(5 * _APART, g_plus.dtype)
     for b0 in range(0, batch, 4):
         for j in range(first, last):
             for b in range(4):
@@ -156,23 +157,23 @@ def pair_currents_and_sums(words, g_plus, g_minus, first, last, currents, bit_su
                 bottom = min(top + _ROWS, last)
                 j = top
                 while j + 2 <= bottom:
-                    _two_pairs(u, g_plus, g_minus, first, j, left, size, apart, kept)
+                    _two_pairs(u, g_plus, g_minus, first, j, left, size, kept)
                     j += 2
                 while j < bottom:
-                    _one_pair(u, g_plus, g_minus, first, j, left, size, apart, kept)
+                    _one_pair(u, g_plus, g_minus, first, j, left, size, kept)
                     j += 1
                 if b0 == 0:
                     for i in range(size):
-                        bit_sum[left + i] += kept[4 * apart + i]
+                        bit_sum[left + i] += kept[4 * _APART + i]
                 for i in range(size):
-                    kept[4 * apart + i] = 0
+                    kept[4 * _APART + i] = 0
             for b in range(min(4, batch - b0)):
                 for i in range(size):
-                    currents[b0 + b, left + i] += kept[b * apart + i]
+                    currents[b0 + b, left + i] += kept[b * _APART + i]
 
 
 @kernel
-def _two_pairs(u, g_plus, g_minus, first, j, left, size, apart, kept):  # type: ignore[no-untyped-def]
+def _two_pairs(u, g_plus, g_minus, first, j, left, size, kept):  # type: ignore[no-untyped-def]
     k = j - first
     a0, b0, c0, d0 = u[k, 0], u[k, 1], u[k, 2], u[k, 3]
     a1, b1, c1, d1 = u[k + 1, 0], u[k + 1, 1], u[k + 1, 2], u[k + 1, 3]
@@ -181,19 +182,19 @@ def _two_pairs(u, g_plus, g_minus, first, j, left, size, apart, kept):  # type: 
     for i in range(size):
         x0, x1 = p0[i] - m0[i], p1[i] - m1[i]
         kept[i] += a0 * x0 + a1 * x1
-        kept[apart + i] += b0 * x0 + b1 * x1
-        kept[2 * apart + i] += c0 * x0 + c1 * x1
-        kept[3 * apart + i] += d0 * x0 + d1 * x1
-        kept[4 * apart + i] += (p0[i] + m0[i]) + (p1[i] + m1[i])
+        kept[_APART + i] += b0 * x0 + b1 * x1
+        kept[2 * _APART + i] += c0 * x0 + c1 * x1
+        kept[3 * _APART + i] += d0 * x0 + d1 * x1
+        kept[4 * _APART + i] += (p0[i] + m0[i]) + (p1[i] + m1[i])
 
 
 @kernel
-def _one_pair(u, g_plus, g_minus, first, j, left, size, apart, kept):  # type: ignore[no-untyped-def]
+def _one_pair(u, g_plus, g_minus, first, j, left, size, kept):  # type: ignore[no-untyped-def]
     k, plus, minus = j - first, g_plus[j][left : left + size], g_minus[j][left : left + size]
     for i in range(size):
         x = plus[i] - minus[i]
         kept[i] += u[k, 0] * x
-        kept[apart + i] += u[k, 1] * x
-        kept[2 * apart + i] += u[k, 2] * x
-        kept[3 * apart + i] += u[k, 3] * x
-        kept[4 * apart + i] += plus[i] + minus[i]
+        kept[_APART + i] += u[k, 1] * x
+        kept[2 * _APART + i] += u[k, 2] * x
+        kept[3 * _APART + i] += u[k, 3] * x
+        kept[4 * _APART + i] += plus[i] + minus[i]

@@ -41,15 +41,15 @@ def _narrow_slopes(first, last, left, right, sign, word, bit):  # type: ignore[n
         k = 0
         while k + 4 <= rank:
             f0, f1, f2, f3 = right[k, i], right[k + 1, i], right[k + 2, i], right[k + 3, i]
-            l0, l1, l2, l3 = left[k], left[k + 1], left[k + 2], left[k + 3]
+            l0, l1 = left[k][first:last], left[k + 1][first:last]
+            l2, l3 = left[k + 2][first:last], left[k + 3][first:last]
             for j in range(rows):
-                r = first + j
-                column[j] -= sign * ((f0 * l0[r] + f1 * l1[r]) + (f2 * l2[r] + f3 * l3[r]))
+                column[j] -= sign * ((f0 * l0[j] + f1 * l1[j]) + (f2 * l2[j] + f3 * l3[j]))
             k += 4
         while k < rank:
-            f, line = sign * right[k, i], left[k]
+            f, line = sign * right[k, i], left[k][first:last]
             for j in range(rows):
-                column[j] -= f * line[first + j]
+                column[j] -= f * line[j]
             k += 1
         for j in range(rows):
             slopes[j, i] = column[j]
