@@ -146,7 +146,10 @@ def _iterate(
         if count < settings.max_iterations:
             mixed = mixer.mix(x, g)
             if done.any():
+                # Where it is, it stays: sweeps may lead away from points that others find.
+                earlier = done & (iterations[active] < count)
                 mixed[done] = g[done]
+                mixed[earlier] = x[earlier]
             x = mixed
             for layer, part in zip(sweep.loops, np.split(x, edges, axis=1), strict=True):
                 system.place(layer, np.ascontiguousarray(part))

@@ -52,7 +52,7 @@ def network(kind: str, hidden: int) -> NetworkSpec:
             {"from": "output", "to": "hidden", "kind": "buffered", "name": "feedback"}
         )
         # What comes back must count beside 784 pixels, and loop gain must leave one operating point.
-        document["layers"]["output"]["neuron"] = {"kind": "linear", "gain": 4}
+        document["layers"]["output"]["neuron"] = {"kind": "linear", "gain": 2}
     return parse_network(document)
 
 

@@ -15,8 +15,9 @@ from circuitsim.compiler import compile_network
 from circuitsim.netlist import Netlist
 from circuitsim.netlist.tables import FloatArray
 from circuitsim.network import parse_network
-from circuitsim.solver import SolverSettings, build_plan, compiled, layered
-from circuitsim.solver.layered import LayeredPlan
+from circuitsim.solver import Drive, SolverSettings, build_plan, compiled, layered, solve
+from circuitsim.solver.layered import FreePoint, LayeredPlan
+from circuitsim.solver.smallsignal import small_signal
 
 PHASES = ("nudged", "corrected", "transposed")
 DOUBLE = SolverSettings(
@@ -307,26 +308,65 @@ def test_newton_through_two_layers_beside_each_other(monkeypatch: pytest.MonkeyP
     assert np.all(fast["transposed"].iterations <= 3)
 
 
-@pytest.mark.parametrize(("neuron", "gain", "lost"), [("tanh", 60.0, False), ("linear", 60.0, True)])
-def test_where_sweeps_do_not_contract_they_are_left_to_themselves(
-    monkeypatch: pytest.MonkeyPatch, neuron: str, gain: float, lost: bool
+def by_sweeps_alone(monkeypatch: pytest.MonkeyPatch, plan: LayeredPlan, *given: Any) -> FreePoint:
+    """The free phase by BLAS and NumPy, which take no step but sweeps."""
+    with monkeypatch.context() as patch:
+        patch.setattr(compiled, "_MOST_PRODUCTS", 0)
+        patch.setattr(compiled, "_MOST_OF_FEW", 0)
+        return plan.free(*given)
+
+
+@pytest.mark.parametrize(("seed", "stable"), [(1, True), (0, False), (7, False)])
+def test_loops_whose_sweeps_run_away_are_followed_in_time(
+    monkeypatch: pytest.MonkeyPatch, seed: int, stable: bool
 ) -> None:
-    """Newton's method would find points of a loop that runs away from them, too."""
-    netlist = closed_by_few(1, neuron=neuron, gain=gain)
+    """Sweeps of all three run away. One of the circuits comes to rest and is found where it does; from the
+    points of the others, which Newton's method would find, the circuits run away as well."""
+    netlist = closed_by_few(seed, neuron="linear", gain=60.0)
+    plan, values = build_plan(netlist), netlist.values()
+    inputs = random_inputs(1, 5, netlist.inputs.size)
+    exact = solve(plan, values, Drive(inputs=inputs), SolverSettings(method="general"))
+    found = small_signal(plan, values, exact.node_voltage[0])
+    assert found is not None
+    assert found.largest_real is not None
+    assert (found.largest_real < 0) == stable
+    fast = plan.layered.free(values, inputs, DOUBLE)
+    np.testing.assert_array_equal(fast.status, 0 if stable else 3)
+    np.testing.assert_array_equal(
+        by_sweeps_alone(monkeypatch, plan.layered, values, inputs, DOUBLE).status, 3
+    )
+    if stable:
+        point = solve(plan, values, Drive(inputs=inputs), DOUBLE)
+        np.testing.assert_allclose(point.node_voltage, exact.node_voltage, rtol=0, atol=1e-10)
+
+
+def test_samples_that_sweeps_do_not_settle_come_to_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loops of strong saturating amplifiers: sweeps circle, or crawl past where two points have just met."""
+    few = replace(DOUBLE, max_iterations=200)
+    left = 0
+    for seed, gain in ((0, 150.0), (5, 150.0), (7, 150.0), (1, 200.0), (8, 200.0)):
+        netlist = closed_by_few(seed, neuron="tanh", gain=gain)
+        plan, values = build_plan(netlist), netlist.values()
+        inputs = random_inputs(1, 5, netlist.inputs.size)
+        left += np.count_nonzero(by_sweeps_alone(monkeypatch, plan.layered, values, inputs, few).status)
+        # Checked at every node.
+        point = solve(plan, values, Drive(inputs=inputs), replace(few, check=True))
+        assert not point.status.any()
+        assert point.relative_residual.max() < 1e-9
+    assert left >= 5
+
+
+def test_where_sweeps_come_to_rest_they_are_left_to_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    netlist = closed_by_few(1, neuron="tanh", gain=60.0)
     plan, values = build_plan(netlist).layered, netlist.values()
     inputs = random_inputs(1, 5, netlist.inputs.size)
     fast = plan.free(values, inputs, DOUBLE)
     assert plan.compiled.fits(fast.weights, 5)
-    monkeypatch.setattr(compiled, "_MOST_PRODUCTS", 0)
-    assert plan.compiled.fits(fast.weights, 5)
-    monkeypatch.setattr(compiled, "_MOST_OF_FEW", 0)
-    assert not plan.compiled.fits(fast.weights, 5)
-    plain = plan.free(values, inputs, DOUBLE)
-    np.testing.assert_array_equal(fast.status, plain.status)
-    np.testing.assert_array_equal(fast.status, 3 if lost else 0)
-    if not lost:
-        for a, b in zip(fast.layers, plain.layers, strict=True):
-            np.testing.assert_allclose(a, b, rtol=0, atol=1e-10 * float(np.abs(b).max()))
+    plain = by_sweeps_alone(monkeypatch, plan, values, inputs, DOUBLE)
+    assert not fast.status.any()
+    assert not plain.status.any()
+    for a, b in zip(fast.layers, plain.layers, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-10 * float(np.abs(b).max()))
 
 
 def test_samples_steered_by_newton_are_rows_of_their_batch() -> None:

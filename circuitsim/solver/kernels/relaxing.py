@@ -665,6 +665,9 @@ def relax_layers(  # type: ignore[no-untyped-def]
         if count > 1:
             mix(x, g, (count - 2) % _DEPTH, xs, fs, gram, held, regular, out)
         for b in range(batch):
+            if done[b] and iterations[b] < count:
+                # Where it is, it stays: sweeps may lead away from points that others find.
+                continue
             for k in range(size):
                 x[b, k] = from_there[b, k] if again[b] else g[b, k] if done[b] or count == 1 else out[b, k]
         place = 0
