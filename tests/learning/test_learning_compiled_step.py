@@ -17,7 +17,7 @@ from circuitsim.chip import fabricate
 from circuitsim.compiler import compile_network
 from circuitsim.errors import ConvergenceError
 from circuitsim.learning import EP, Adjoint, AsymEP, Cost, Dyadic, Estimator, OptimiserSpec, Samples, Trainer
-from circuitsim.learning.compiled_step import CompiledStep
+from circuitsim.learning.compiled_step import CompiledStep, _opposite
 from circuitsim.network import parse_network
 from circuitsim.solver import SolverSettings, build_plan, threads
 
@@ -132,6 +132,26 @@ def test_a_compiled_gradient_is_that_of_the_phases(name: str, estimator: Estimat
         np.testing.assert_allclose(found.outputs, exact.outputs, rtol=1e-11, atol=1e-15)
         assert found.cost == pytest.approx(exact.cost, rel=1e-11)
         assert (found.estimator, found.beta, found.phases) == (exact.estimator, exact.beta, exact.phases)
+
+
+def test_word_lines_at_opposite_voltages_are_taken_together() -> None:
+    """Inputs as signed pairs: half of the word lines of the first crossbar, with all of its devices."""
+    made = learner(DOCUMENTS["conductances"], EP(beta=0.1))
+    compiled = compiled_of(made)
+    folded = dict(zip((x.name for x in compiled.crossbars), compiled.folded, strict=True))
+    assert folded["u-first"]
+    assert not any(folded[name] for name in folded if name != "u-first")
+    assert compiled.words < sum(len(x.word_pos) for x in compiled.crossbars)
+    # One line off by a little, and they are no pair.
+    gain, column = np.array([2.0, 3.0, -2.0, -3.0]), np.array([0, 1, 0, 1])
+    fixed = np.zeros(4)
+    assert _opposite(column, gain, fixed)
+    assert not _opposite(column, gain * np.array([1, 1, 1, 1 + 1e-12]), fixed)
+    assert not _opposite(column[::-1].copy(), np.abs(gain), fixed)
+    assert not _opposite(np.array([0, 1, 1, 0]), gain, fixed)
+    assert not _opposite(column[:3], gain[:3], fixed[:3])
+    assert not _opposite(np.full(2, -1), np.zeros(2), np.array([0.5, 0.5]))
+    assert _opposite(np.full(2, -1), np.zeros(2), np.array([0.5, -0.5]))
 
 
 @pytest.mark.parametrize("name", ["feedforward", "looped", "ideal diodes"])

@@ -15,11 +15,17 @@ from numba import njit
 from circuitsim.netlist.models import diode_current
 from circuitsim.netlist.tables import FloatArray
 from circuitsim.solver.kernels.amplifiers import held_nodes, output_changes, outputs, tangents
-from circuitsim.solver.kernels.conductances import bit_sums, currents_and_sums, pair_sums, single_sums
+from circuitsim.solver.kernels.conductances import (
+    bit_sums,
+    currents_and_sums,
+    pair_currents_and_sums,
+    pair_sums,
+    single_sums,
+)
 from circuitsim.solver.kernels.maths import exponential, exponential_less_one, hyperbolic_tangent
 from circuitsim.solver.kernels.mixing import progress
 from circuitsim.solver.kernels.nodes import clamp_increments, clamp_nodes, solve_increments, solve_nodes
-from circuitsim.solver.kernels.steps import adam_rows, sgd_rows
+from circuitsim.solver.kernels.steps import adam_pairs, adam_rows, sgd_pairs, sgd_rows
 
 SEEDS = st.integers(0, 2**32 - 1)
 PRECISIONS = ["float64", "float32"]
@@ -309,6 +315,15 @@ def test_passes_over_conductances(precision: str, rows: tuple[int, int]) -> None
     expected = before.astype(float) + u.astype(float)[:, k] @ single[k]
     np.testing.assert_allclose(currents, expected, rtol=0, atol=64 * eps * 1e-4 * 8)
     np.testing.assert_allclose(bits, start + single[k].sum(axis=0), rtol=16 * eps)
+    for samples in (1, 4, 6):
+        u = rng.uniform(-1, 1, (samples, 71)).astype(precision)
+        before = rng.uniform(-1e-4, 1e-4, (samples, 13)).astype(precision)
+        currents, bits = before.copy(), start.copy()
+        pair_currents_and_sums(u, g_plus, g_minus, first, last, currents, bits)
+        difference = g_plus.astype(float) - g_minus.astype(float)
+        expected = before.astype(float) + u.astype(float)[:, k] @ difference[k]
+        np.testing.assert_allclose(currents, expected, rtol=0, atol=64 * eps * 1e-4 * 8)
+        np.testing.assert_allclose(bits, start + both[k].sum(axis=0), rtol=16 * eps)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -364,6 +379,51 @@ def test_steps_of_sgd(
         np.testing.assert_allclose(m, mean, rtol=0, atol=32 * eps * float(np.abs(mean).max()))
     assert np.any((new == numbers[2]) | (new == numbers[3]))
     assert np.any((new > numbers[2]) & (new < numbers[3]) & (new != g))
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("kind", ["sgd", "momentum", "adam"])
+@pytest.mark.parametrize("with_word", [False, True])
+@pytest.mark.parametrize("rank", [3, 4, 0])
+@pytest.mark.parametrize("size", [9, 31])
+def test_steps_of_pairs_are_those_of_both_halves(
+    size: int, rank: int, with_word: bool, kind: str, precision: str
+) -> None:
+    """Halves on word lines at opposite voltages, stepped together and one after the other."""
+    rng = np.random.default_rng(rank)
+    shape = (12, size)
+    left = rng.normal(size=(rank or 5, shape[0])).astype(precision)
+    right = rng.normal(size=(rank or 5, shape[1])).astype(precision)
+    product = np.empty((0, 0), precision) if rank else left.T @ right
+    word = rng.normal(size=shape[0] if with_word else 0).astype(precision)
+    bit = rng.normal(size=shape[1]).astype(precision)
+    low, high, one = 1e-6, 1e-4, np.dtype(precision).type(1)
+    starts = [rng.uniform(low, high, shape).astype(precision) for _ in range(2)]
+    count = {"sgd": 0, "momentum": 1, "adam": 2}[kind]
+    moments = [rng.uniform(0.5, 1, (2, *shape)).astype(precision) for _ in range(count)]
+    numbers = np.array(
+        (3e-6, 1.5, 0.1, 0.001, 2.0, 5.0, 1e-10, low, high) if kind == "adam" else (4e-6, 0.6, low, high),
+        precision,
+    )
+    together, apart = [x.copy() for x in starts], [x.copy() for x in starts]
+    theirs, ours = [x.copy() for x in moments], [x.copy() for x in moments]
+    both = tuple(half for x in ours for half in x) or (np.empty((0, 0), precision),) * 2
+    for first, last in ((0, 5), (5, 12)):
+        step = adam_pairs if kind == "adam" else sgd_pairs
+        step(first, last, left, right, product, word, bit, *together, both, numbers)
+        for half, sign in ((0, one), (1, -one)):
+            given = first, last, left, right, product, sign, word, bit, apart[half]
+            if kind == "adam":
+                adam_rows(*given, theirs[0][half], theirs[1][half], numbers)
+            else:
+                sgd_rows(*given, theirs[0][half] if theirs else np.empty((0, 0), precision), numbers)
+    eps = np.finfo(precision).eps
+    for a, b, start in zip(together, apart, starts, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=16 * eps * high)
+        assert not np.array_equal(a, start)
+    assert not np.allclose(together[0] - starts[0], together[1] - starts[1], rtol=1e-2)
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, rtol=64 * eps, atol=64 * eps)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
