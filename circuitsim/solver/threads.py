@@ -10,7 +10,7 @@ from functools import cache
 
 __all__ = ["share_batch", "threads"]
 
-_WORTH = 100_000
+_WORTH = 30_000
 """Matrix entries visited from which on a thread of its own is worth it."""
 
 
@@ -48,6 +48,18 @@ def share_batch(rows: Callable[[slice], None], batch: int, *, work: int, parts: 
         for part in slices:
             rows(part)
         return
+    left = iter(slices)
+
+    def work_off() -> None:
+        for part in left:
+            rows(part)
+
     # A pool does not survive a fork.
-    for job in [_pool(os.getpid()).submit(rows, part) for part in slices]:
-        job.result()
+    helpers = [_pool(os.getpid()).submit(work_off) for _ in range(min(count, size) - 1)]
+    try:
+        work_off()
+    finally:
+        # One that has not begun is not waited for.
+        for helper in helpers:
+            if not helper.cancel():
+                helper.result()
