@@ -40,7 +40,7 @@ from circuitsim.solver.kernels.step_phases import (
     step_devices,
     swing_products,
 )
-from circuitsim.solver.kernels.steps import LOW_RANK
+from circuitsim.solver.kernels.steps import LOW_RANK, adam_pairs, adam_rows, sgd_pairs, sgd_rows
 from circuitsim.solver.relaxation import tolerances
 from circuitsim.solver.threads import share_batch, threads
 from circuitsim.solver.weights import FEW_SAMPLES, PARTS, WORTH_PARTS
@@ -255,7 +255,10 @@ class CompiledStep:
         share_batch(rows, batch, work=work, parts=threads() if worth else 1)
         if not all(settled):
             return None
-        return Signals(words=words, blocks=blocks, out=out, products=self._nothing), y, value
+        swings = np.empty(self.size, dtype=self.dtype)
+        swing_products(self.start, batch, blocks, swings)
+        found = Signals(words=words, blocks=blocks, out=out, swings=swings, products=self._nothing)
+        return found, y, value
 
     def _gradient(self, signals: Signals, y: Array, value: Array) -> Gradient:
         return Gradient(
@@ -310,7 +313,7 @@ class CompiledStep:
                 optimiser.numbers(crossbar, factor) if crossbar.trainable else None
                 for crossbar in self.crossbars
             ]
-            width = max(len(x) for x in numbers if x is not None)
+            width = max((len(x) for x in numbers if x is not None), default=4)
             self._numbers = np.array([x or (0.0,) * width for x in numbers], dtype=self.dtype)
             self._optimiser = optimiser, factor
         m, v = (optimiser.moments.get(name, self._nothing) for name in ("m", "v"))
@@ -366,16 +369,14 @@ class CompiledStep:
     def _factors(self, signals: Signals, batch: int) -> dict[str, Factors]:
         """Return the gradient of every trainable crossbar in product form."""
         found: dict[str, Factors] = {}
-        products = np.empty(self.size, dtype=self.dtype)
-        swing_products(self.start, batch, signals.blocks, products)
         for row, crossbar, folded in zip(self.links.tolist(), self.crossbars, self.folded, strict=True):
             if crossbar.trainable:
                 left, right = self._sides(row, signals, batch)
                 found[crossbar.name] = Factors(
                     left=np.concatenate([left, -left], axis=1) if folded else left,
                     right=right,
-                    word=products[self.places[row[1]]] if row[0] == LAYER else None,
-                    bit=products[self.places[row[2]]],
+                    word=signals.swings[self.places[row[1]]] if row[0] == LAYER else None,
+                    bit=signals.swings[self.places[row[2]]],
                     mirrored=crossbar.word_neg is not None,
                     minus=None,
                     mask=crossbar.mask,
@@ -416,6 +417,12 @@ def _load_alone(
     pair_sums(g, g, 0, 1, line, np.empty(0), sums)
     bit_sums(g, 0, 1, sums)
     currents_and_sums(line, g, 0, 1, np.zeros((1, 1), dtype), sums)
+    nothing, bit, numbers = np.empty(0, dtype), np.zeros(1, dtype), np.ones(9, dtype)
+    sides = line, line, np.empty((0, 0), dtype)
+    sgd_rows(0, 1, *sides, dtype.type(1), nothing, bit, g, g, numbers)
+    sgd_pairs(0, 1, *sides, nothing, bit, g, g, (g, g), numbers)
+    adam_rows(0, 1, *sides, dtype.type(1), nothing, bit, g, g, g, numbers)
+    adam_pairs(0, 1, *sides, nothing, bit, g, g, (g, g, g, g), numbers)
     inputs = np.zeros((1, plan.netlist.inputs.size), dtype=dtype)
     targets = np.zeros((1, len(plan.netlist.outputs.pos)))
     phases = Phases(plan=plan, values=values, cost=cost, settings=settings)

@@ -69,6 +69,7 @@ class Signals(NamedTuple):
     words: np.ndarray  # flat (B, M) blocks of known word lines
     blocks: np.ndarray  # flat (3 B, n_l) blocks of layers
     out: np.ndarray  # flat (B, n) blocks of banks
+    swings: np.ndarray  # (n,) mean over samples of s v
     products: np.ndarray  # flat (M, N) left^T right of crossbars, or empty where they are formed on the way
 
 
@@ -177,12 +178,10 @@ def step_devices(  # type: ignore[no-untyped-def]
     Numbers are those of `circuitsim.learning.optimiser.Optimiser`.
     """
     links, conductance = devices[0], devices[4]
-    words, blocks, out, formed = signals
+    words, blocks, out, products, formed = signals
     table, numbers, all_m, all_v = learned
     adam = numbers.shape[1] > 4
     one = blocks.dtype.type(1)
-    products = np.empty(start[-1], blocks.dtype)
-    swing_products(start, batch, blocks, products)
     nothing, no_word = np.empty((0, 0), blocks.dtype), np.empty(0, blocks.dtype)
     for k in range(len(links)):
         if table[k, 0] == 0:
