@@ -6,7 +6,6 @@ Conductances are read where they are and step in place, which spares a copy of a
 
 from __future__ import annotations
 
-import contextlib
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from circuitsim.chip import Conductances
-from circuitsim.errors import ConvergenceError
 from circuitsim.learning.asymep import AsymEP
 from circuitsim.learning.cost import Cost
 from circuitsim.learning.dyadic import Dyadic
@@ -22,11 +20,9 @@ from circuitsim.learning.ep import EP
 from circuitsim.learning.estimators import Estimator
 from circuitsim.learning.gradient import Factors, Gradient, LayeredGradient
 from circuitsim.learning.optimiser import Optimiser
-from circuitsim.learning.phases import Phases
 from circuitsim.netlist import Crossbar, Values
 from circuitsim.netlist.tables import FloatArray, IntArray
 from circuitsim.solver import Plan, SolverSettings
-from circuitsim.solver.kernels.conductances import bit_sums, currents_and_sums, pair_sums
 from circuitsim.solver.kernels.relaxing import CORRECTED, NUDGED, TRANSPOSED
 from circuitsim.solver.kernels.step_phases import (
     BANK,
@@ -40,7 +36,7 @@ from circuitsim.solver.kernels.step_phases import (
     step_devices,
     swing_products,
 )
-from circuitsim.solver.kernels.steps import LOW_RANK, adam_pairs, adam_rows, sgd_pairs, sgd_rows
+from circuitsim.solver.kernels.steps import LOW_RANK
 from circuitsim.solver.relaxation import tolerances
 from circuitsim.solver.threads import share_batch, threads
 from circuitsim.solver.weights import FEW_SAMPLES, PARTS, WORTH_PARTS
@@ -74,7 +70,6 @@ class CompiledStep:
         settings: SolverSettings,
     ) -> None:
         layered = plan.layered
-        _load_alone(plan, values, cost, estimator, settings)
         self.structure, self.compiled = layered.structure, layered.compiled
         self.weights = layered.weights(values, settings.precision)
         self.estimator, self.dtype = estimator, np.dtype(settings.precision)
@@ -402,30 +397,3 @@ def _opposite(column: IntArray, gain: Array, fixed: Array) -> bool:
     driven = column[a] >= 0
     same = np.array_equal(column[a], column[b]) and np.array_equal(gain[a][driven], -gain[b][driven])
     return same and np.array_equal(fixed[a][~driven], -fixed[b][~driven])
-
-
-def _load_alone(
-    plan: Plan, values: Values, cost: Cost, estimator: EP | AsymEP | Dyadic, settings: SolverSettings
-) -> None:
-    """Load kernels that phases call on their own before those that contain copies of them.
-
-    A process takes the first copy that it loads of a kernel for all calls, and copies are optimised for
-    where they stand: without this, rounding would depend on what a process did first.
-    """
-    dtype = np.dtype(settings.precision)
-    g, sums, line = np.ones((1, 1), dtype), np.zeros(1), np.zeros((1, 1), dtype)
-    pair_sums(g, g, 0, 1, line, np.empty(0), sums)
-    bit_sums(g, 0, 1, sums)
-    currents_and_sums(line, g, 0, 1, np.zeros((1, 1), dtype), sums)
-    nothing, bit, numbers = np.empty(0, dtype), np.zeros(1, dtype), np.ones(9, dtype)
-    sides = line, line, np.empty((0, 0), dtype)
-    sgd_rows(0, 1, *sides, dtype.type(1), nothing, bit, g, g, numbers)
-    sgd_pairs(0, 1, *sides, nothing, bit, g, g, (g, g), numbers)
-    adam_rows(0, 1, *sides, dtype.type(1), nothing, bit, g, g, g, numbers)
-    adam_pairs(0, 1, *sides, nothing, bit, g, g, (g, g, g, g), numbers)
-    inputs = np.zeros((1, plan.netlist.inputs.size), dtype=dtype)
-    targets = np.zeros((1, len(plan.netlist.outputs.pos)))
-    phases = Phases(plan=plan, values=values, cost=cost, settings=settings)
-    # A point that does not settle has loaded them, too.
-    with contextlib.suppress(ConvergenceError):
-        estimator.estimate(phases, inputs, targets)

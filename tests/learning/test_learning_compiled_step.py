@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -251,6 +255,44 @@ def test_it_resumes_bit_for_bit_whatever_was_asked_in_between() -> None:
     assert again._compiled is not None
     for key, array in straight.state().items():
         assert np.array_equal(again.state()[key], array), key
+
+
+LEARN = """
+import sys
+sys.path[:0] = sys.argv[1:3]
+from test_learning_compiled_step import learned_by_a_process
+learned_by_a_process(sys.argv[3] == "phases first")
+"""
+
+
+def learned_by_a_process(phases_first: bool) -> None:
+    """Print what each network has learned after a step, in a process that may have run phases before."""
+    for name, document in DOCUMENTS.items():
+        made = learner(document, AsymEP(beta=0.1), precision="float32")
+        if phases_first:
+            targets = made.cost.targets(made.train.labels[:4], made.classes)
+            made.estimator.estimate(made.phases(), made.train.inputs[:4], targets)
+        made.step(np.arange(4))
+        assert made._compiled is not None
+        digest = hashlib.sha256()
+        for array in made.state().values():
+            digest.update(np.ascontiguousarray(array).tobytes())
+        print(name, digest.hexdigest())
+
+
+def test_what_a_process_did_before_changes_no_bit(repo_root: Path) -> None:
+    """A kernel that the phases call on their own stands inside those of a step, too."""
+    found = [
+        subprocess.run(
+            [sys.executable, "-c", LEARN, repo_root / "tests", repo_root / "tests/learning", order],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for order in ("phases first", "steps first")
+    ]
+    assert found[0].count("\n") == len(DOCUMENTS)
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("batch", [4, 64])

@@ -16,7 +16,7 @@ from circuitsim.solver.kernels.maths import hyperbolic_tangent
 
 __all__ = ["held_nodes", "output_changes", "outputs", "tangents"]
 
-kernel = njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
+kernel = njit(cache=True, forceinline=True, nogil=True, fastmath={"contract"}, error_model="numpy")
 
 _MOST_STEPS = 100
 _SETTLED = 1e-8

@@ -10,7 +10,9 @@ from numba import njit
 
 __all__ = ["bit_sums", "currents_and_sums", "pair_currents_and_sums", "pair_sums", "single_sums"]
 
-kernel = njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")
+kernel = njit(
+    cache=True, forceinline=True, nogil=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy"
+)
 
 _ROWS = 32
 """Rows summed in the working precision before their sum is added in float64."""

@@ -13,7 +13,9 @@ from numba import njit
 __all__ = ["coefficients", "mix", "progress"]
 
 # Sums may be reordered; nothing that would lose an inf or a NaN.
-kernel = njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")
+kernel = njit(
+    cache=True, forceinline=True, nogil=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy"
+)
 
 _WORSE = 4.0
 """A step whose squared residual grows by more than this starts a sample's history anew."""

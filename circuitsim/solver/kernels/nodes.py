@@ -20,7 +20,7 @@ from circuitsim.solver.kernels.maths import exponential, exponential_less_one
 
 __all__ = ["clamp_increments", "clamp_nodes", "solve_increments", "solve_nodes"]
 
-kernel = njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
+kernel = njit(cache=True, forceinline=True, nogil=True, fastmath={"contract"}, error_model="numpy")
 
 _LARGEST_EXPONENT = 200.0
 _MOST_STEPS = 200

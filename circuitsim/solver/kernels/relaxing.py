@@ -45,7 +45,9 @@ time; squarings by which a spectral radius is told from one."""
 _SHORTEST, _LONGEST = 0.05, 1024.0
 """Steps of that motion through places where it does not come to rest [its time constants]."""
 
-kernel = njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")
+kernel = njit(
+    cache=True, forceinline=True, nogil=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy"
+)
 
 
 class Wiring(NamedTuple):
@@ -175,15 +177,13 @@ def _pass_on(phase, wiring, bench, layer, d, out):  # type: ignore[no-untyped-de
     if phase == FREE:
         outputs(d, gain, wiring.offset[first:last], limit, out)
         return True
-    if phase == NUDGED:
+    if phase == NUDGED or (phase == CORRECTED and wiring.bank[layer] == 2):
         output_changes(d, gain, limit, _of_bank(bench.tangent, wiring, layer, batch), out)
-        return True
-    if phase == CORRECTED and wiring.bank[layer] == 2:
-        slope = _of_bank(bench.held, wiring, layer, batch)
-        output_changes(d, gain, limit, _of_bank(bench.tangent, wiring, layer, batch), out)
-        for b in range(batch):
-            for k in range(last - first):
-                out[b, k] -= slope[b, k] * d[b, k]
+        if phase == CORRECTED:
+            slope = _of_bank(bench.held, wiring, layer, batch)
+            for b in range(batch):
+                for k in range(last - first):
+                    out[b, k] -= slope[b, k] * d[b, k]
         return True
     back = wiring.back[first:last]
     moving = False
@@ -253,30 +253,28 @@ def _visit(phase, wiring, bench, nudging, layer, old, passing, passes, work):  #
         if source != layer and target != layer:
             continue
         weights = wiring.weights[place : place + rows * columns].reshape(rows, columns)
-        if target == layer and (passes[source] or not banked):
-            sent = _block(passing if banked else bench.state, start, source, batch)
-            _send(sent, weights, current, turned == 1, rows, columns)
-        if source == layer:
-            there = _block(bench.state, start, target, batch)
-            if not banked:
-                _send(there, weights, current, turned == 0, rows, columns)
-            elif phase >= CORRECTED or wiring.bank[layer] == 1:
-                if phase < CORRECTED and not np.any(wiring.back[first:last]):
+        returns = phase >= CORRECTED or (wiring.bank[layer] == 1 and np.any(wiring.back[first:last]))
+        for backwards in range(2):
+            if backwards == 0:
+                if target != layer or (banked and not passes[source]):
                     continue
-                back = work[1, : batch * n].reshape(batch, n)
+                sent, received = _block(passing if banked else bench.state, start, source, batch), current
+            else:
+                if source != layer or (banked and not returns):
+                    continue
+                sent, received = _block(bench.state, start, target, batch), current
+                if banked:
+                    received = work[1, : batch * n].reshape(batch, n)
+                    for b in range(batch):
+                        for k in range(n):
+                            received[b, k] = 0
+            _send(sent, weights, received, turned != backwards, rows, columns)
+            if backwards == 1 and banked:
+                slope = _of_bank(bench.returned, wiring, layer, batch) if phase >= CORRECTED else received
                 for b in range(batch):
                     for k in range(n):
-                        back[b, k] = 0
-                _send(there, weights, back, turned == 0, rows, columns)
-                if phase >= CORRECTED:
-                    slope = _of_bank(bench.returned, wiring, layer, batch)
-                    for b in range(batch):
-                        for k in range(n):
-                            current[b, k] += slope[b, k] * back[b, k]
-                else:
-                    for b in range(batch):
-                        for k in range(n):
-                            current[b, k] += wiring.back[first + k] * back[b, k]
+                        factor = slope[b, k] if phase >= CORRECTED else wiring.back[first + k]
+                        current[b, k] += factor * received[b, k]
     load = a
     if nudging.kind > 0 and nudging.layer == layer:
         load = work[2, : batch * n].reshape(batch, n)
@@ -545,32 +543,10 @@ def relax_layers(  # type: ignore[no-untyped-def]
     work = np.empty((3, batch * widest), bench.state.dtype)
     passing = np.zeros_like(bench.state)
     passes = np.zeros(len(start) - 1, np.bool_)
-    for layer in range(len(start) - 1):
-        # Without loops all are visited before what they pass on is asked for.
-        if wiring.bank[layer] > 0 and loops > 0:
-            state, there = _block(bench.state, start, layer, batch), _block(passing, start, layer, batch)
-            if np.any(state):
-                passes[layer] = _pass_on(phase, wiring, bench, layer, state, there)
-            elif phase == FREE:
-                # At rest, all samples pass on the same; in other phases what does not move, nothing.
-                passes[layer] = _pass_on(phase, wiring, bench, layer, state[:1], there[:1])
-                for b in range(1, batch):
-                    there[b] = there[0]
-    if loops == 0:
-        for layer in order:
-            _visit(phase, wiring, bench, nudging, layer, batch, passing, passes, work)
-        for b in range(batch):
-            iterations[b] = 1
-            total = 0.0
-            for layer in range(len(start) - 1):
-                state = _block(bench.state, start, layer, batch)
-                for k in range(state.shape[1]):
-                    total += abs(float(state[b, k]))
-            status[b] = _CONVERGED if total < np.inf else _GREW
-        return
+    # Without loops all are visited before what they pass on is asked for.
+    asked = (wiring.bank > 0) & (loops > 0)
     size = 0
     for layer in order[len(order) - loops :]:
-        _visit(phase, wiring, bench, nudging, layer, batch, passing, passes, work)
         size += start[layer + 1] - start[layer]
     x, g = np.empty((batch, size), work.dtype), np.empty((batch, size), work.dtype)
     out = np.empty((batch, size), work.dtype)
@@ -592,15 +568,35 @@ def relax_layers(  # type: ignore[no-untyped-def]
     step, relative, rounding, absolute = limits
     for b in range(batch):
         status[b] = _RAN_OUT
-    _gather(bench.state, start, order, loops, x)
     _gather(bench.a, start, order, loops, a)
-    from_there = x.copy()
-    for count in range(1, most + 1):
-        if few:
+    from_there = x
+    # First the layers that close the loops, then all; without loops that is done once.
+    first, last, ended = (len(order) - loops if loops > 0 else 0), len(order), False
+    for count in range(most + 2):
+        for layer in range(len(start) - 1):
+            if not asked[layer]:
+                continue
+            asked[layer] = False
+            state, there = _block(bench.state, start, layer, batch), _block(passing, start, layer, batch)
+            # At rest, all samples pass on the same; in other phases what does not move, nothing.
+            alike = count == 0 and not np.any(state)
+            if phase == FREE or not alike:
+                one = 1 if alike else batch
+                passes[layer] = _pass_on(phase, wiring, bench, layer, state[:one], there[:one])
+                for b in range(one, batch):
+                    there[b] = there[0]
+        if few and count > 0 and not ended:
             _slopes(phase, wiring, bench, hub, passing, batch, everyone, own)
-        for layer in order:
+        for layer in order[first:last]:
             _visit(phase, wiring, bench, nudging, layer, batch, passing, passes, work)
+        if ended or loops == 0:
+            break
         _gather(bench.state, start, order, loops, g)
+        if count == 0:
+            first = 0
+            x[:] = g
+            from_there = x.copy()
+            continue
         progress(x, g, a, found)
         left = 0
         for b in range(batch):
@@ -642,11 +638,11 @@ def relax_layers(  # type: ignore[no-untyped-def]
                 follows[b], length[b] = True, 1.0
             before[b] = flow
         if left == 0 or count == most:
-            if not single:
-                # The others last: they see where the loops have come to.
-                for layer in order[: len(order) - loops]:
-                    _visit(phase, wiring, bench, nudging, layer, batch, passing, passes, work)
-            return
+            if single:
+                break
+            # The others last: they see where the loops have come to.
+            last, ended = len(order) - loops, True
+            continue
         if few:
             rows = np.flatnonzero(fresh)
             if len(rows) > 0:
@@ -677,8 +673,14 @@ def relax_layers(  # type: ignore[no-untyped-def]
             for b in range(batch):
                 for k in range(n):
                     state[b, k] = x[b, place + k]
-            if wiring.bank[layer] > 0:
-                passes[layer] = _pass_on(
-                    phase, wiring, bench, layer, state, _block(passing, start, layer, batch)
-                )
+            asked[layer] = wiring.bank[layer] > 0
             place += n
+    if loops == 0:
+        for b in range(batch):
+            iterations[b] = 1
+            total = 0.0
+            for layer in range(len(start) - 1):
+                state = _block(bench.state, start, layer, batch)
+                for k in range(state.shape[1]):
+                    total += abs(float(state[b, k]))
+            status[b] = _CONVERGED if total < np.inf else _GREW

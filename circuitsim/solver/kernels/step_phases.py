@@ -43,7 +43,9 @@ _QUADRATIC = 1
 _CLAMPS = 1
 _OUTWEIGHED = 4
 
-kernel = njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")
+kernel = njit(
+    cache=True, forceinline=True, nogil=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy"
+)
 
 
 class Devices(NamedTuple):
@@ -375,71 +377,41 @@ def settle_phases(  # type: ignore[no-untyped-def]
                 own[there + k] += part[place + k]
     iterations, status = np.empty(batch, np.int64), np.empty(batch, np.int8)
     v = np.zeros(batch * size, blocks.dtype)
-    relax_layers(
-        FREE,
-        (
-            tables,
-            (a, own, nothing, nothing, nothing, nothing, nothing, v),
-            (0, -1, pos, neg, empty, empty, 0.0, 1.0),
-        ),
-        sweeps[0][0],
-        sweeps[0][1],
-        limits[0],
-        most,
-        regular,
-        iterations,
-        status,
-    )
-    if status.any():
-        return False
-    _read(v, start, output, y)
     slope_y = np.empty_like(y)
-    _slopes_and_costs(cost, y, target, slope_y, value)
     out = np.empty(batch * (len(bank_out) // every), blocks.dtype)
-    tangent, slope, drawn = _around(phase, wiring, word_load, v, batch, out)
-    if phase == TRANSPOSED:
-        load_now, own = _dual_loads(wiring, a, v, batch), np.zeros_like(v)
-        n = start[layer_out + 1] - start[layer_out]
-        pulled = own[batch * start[layer_out] : batch * start[layer_out + 1]].reshape(batch, n)
-        for b in range(batch):
-            for k in range(len(pos)):
-                pulled[b, pos[k]] -= beta * slope_y[b, k]
-                if len(neg) > 0:
-                    pulled[b, neg[k]] += beta * slope_y[b, k]
-    else:
-        load_now, own = a.copy(), nothing
-    d = np.zeros_like(v)
-    before = d
-    for side in range(sides):
-        swing = beta if side == 0 else -beta
-        amplitude = swing * conductance
-        if phase == TRANSPOSED:
-            nudging = (0, -1, pos, neg, empty, empty, 0.0, 1.0)
-        else:
-            first = start[layer_out]
-            # A softmax is steepest at a probability of one half.
-            steepest = 0.0 if kind == _QUADRATIC else 0.25 * amplitude
-            if kind == _QUADRATIC:
-                # A resistor at each output: part of its load.
-                for k in range(len(pos)):
-                    load_now[first + pos[k]] = a[first + pos[k]] + blocks.dtype.type(amplitude)
-                    if len(neg) > 0:
-                        load_now[first + neg[k]] = a[first + neg[k]] + blocks.dtype.type(amplitude)
-            else:
-                amplitude *= scale
-            if swing < 0 and load_now[first : start[layer_out + 1]].min() + steepest <= 0:
-                return False
-            nudging = (kind, layer_out, pos, neg, y, target, amplitude, scale)
+    load_now, tangent, slope, drawn, d, before = a, nothing, nothing, nothing, v, v
+    still = (0, -1, pos, neg, empty, empty, 0.0, 1.0)
+    nudging = still
+    # The free phase, then the nudged ones: side 0 pulls outputs one way, side 1 the other.
+    for side in range(-1, sides):
+        which = min(side, 0) + 1
+        if side >= 0:
+            swing = beta if side == 0 else -beta
+            amplitude = swing * conductance
+            if phase != TRANSPOSED:
+                first = start[layer_out]
+                # A softmax is steepest at a probability of one half.
+                steepest = 0.0 if kind == _QUADRATIC else 0.25 * amplitude
+                if kind == _QUADRATIC:
+                    # A resistor at each output: part of its load.
+                    for k in range(len(pos)):
+                        load_now[first + pos[k]] = a[first + pos[k]] + blocks.dtype.type(amplitude)
+                        if len(neg) > 0:
+                            load_now[first + neg[k]] = a[first + neg[k]] + blocks.dtype.type(amplitude)
+                else:
+                    amplitude *= scale
+                if swing < 0 and load_now[first : start[layer_out + 1]].min() + steepest <= 0:
+                    return False
+                nudging = (kind, layer_out, pos, neg, y, target, amplitude, scale)
         if side == 1:
             # To first order the other side is the mirror image.
-            before = d
-            d = -before
+            before, d = d, -d
         relax_layers(
-            phase,
-            (tables, (load_now, own, v, tangent, slope, slope, drawn, d), nudging),
-            sweeps[1][0],
-            sweeps[1][1],
-            limits[1],
+            phase if side >= 0 else FREE,
+            (tables, (load_now, own, v if side >= 0 else nothing, tangent, slope, slope, drawn, d), nudging),
+            sweeps[which][0],
+            sweeps[which][1],
+            limits[which],
             most,
             regular,
             iterations,
@@ -447,6 +419,23 @@ def settle_phases(  # type: ignore[no-untyped-def]
         )
         if status.any():
             return False
+        if side >= 0:
+            continue
+        _read(v, start, output, y)
+        _slopes_and_costs(cost, y, target, slope_y, value)
+        tangent, slope, drawn = _around(phase, wiring, word_load, v, batch, out)
+        if phase == TRANSPOSED:
+            load_now, own = _dual_loads(wiring, a, v, batch), np.zeros_like(v)
+            n = start[layer_out + 1] - start[layer_out]
+            pulled = own[batch * start[layer_out] : batch * start[layer_out + 1]].reshape(batch, n)
+            for b in range(batch):
+                for k in range(len(pos)):
+                    pulled[b, pos[k]] -= beta * slope_y[b, k]
+                    if len(neg) > 0:
+                        pulled[b, neg[k]] += beta * slope_y[b, k]
+        else:
+            load_now, own = a.copy(), nothing
+        d = np.zeros_like(v)
     per_beta, share = blocks.dtype.type(1 / (sides * beta)), one / blocks.dtype.type(every)
     for layer in range(len(start) - 1):
         first, n = start[layer], start[layer + 1] - start[layer]

@@ -24,7 +24,8 @@ LOW_RANK = 16
 _NARROW = 24
 """Bit lines up to which slopes are found along word lines, which are more, and vectorise better."""
 
-kernel = njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")
+# Without reassoc a device's step is rounded alike wherever threads divide the rows.
+kernel = njit(cache=True, forceinline=True, nogil=True, fastmath={"contract", "nsz"}, error_model="numpy")
 
 
 @kernel

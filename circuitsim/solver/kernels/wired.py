@@ -40,7 +40,9 @@ _PATIENCE = 50
 _ROUNDING = 1e-15
 
 # Fused multiply-adds and reordered sums; nothing that would lose an inf or a NaN.
-kernel = njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")
+kernel = njit(
+    cache=True, forceinline=True, nogil=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy"
+)
 
 
 class Lines(NamedTuple):
