@@ -47,8 +47,8 @@ Array = NDArray[Any]
 
 _KINDS = {"quadratic": 1, "softmax": 2}
 _PHASES = {"nudged": NUDGED, "corrected": CORRECTED, "dyadic": TRANSPOSED}
-_SHARED, _WORTH = 32, 50_000
-"""Samples, and matrix entries in all, from which on threads share a batch."""
+_SHARED, _WORTH = 32, 500_000
+"""Samples, and matrix entries in all, some 2 ns each, from which on threads share a batch."""
 _LINE = 64
 """Bytes of a cache line."""
 _SLICES = 8

@@ -20,7 +20,18 @@ from learners import TIGHT, chain_document, feedforward_document, flat, relative
 from circuitsim.chip import fabricate
 from circuitsim.compiler import compile_network
 from circuitsim.errors import ConvergenceError
-from circuitsim.learning import EP, Adjoint, AsymEP, Cost, Dyadic, Estimator, OptimiserSpec, Samples, Trainer
+from circuitsim.learning import (
+    EP,
+    Adjoint,
+    AsymEP,
+    Cost,
+    Dyadic,
+    Estimator,
+    OptimiserSpec,
+    Samples,
+    Trainer,
+    compiled_step,
+)
 from circuitsim.learning.compiled_step import CompiledStep, _opposite
 from circuitsim.network import parse_network
 from circuitsim.solver import SolverSettings, build_plan, threads
@@ -296,18 +307,27 @@ def test_what_a_process_did_before_changes_no_bit(repo_root: Path) -> None:
     assert found[0] == found[1]
 
 
-@pytest.mark.parametrize("batch", [4, 64])
+@pytest.mark.parametrize("batch", [4, 300])
 def test_the_number_of_threads_changes_no_bit(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Large enough for rows of devices, and samples, to be shared between threads."""
     document = feedforward_document([600, 500, 4])
-    found = []
+    found, shares = [], []
+    share = threads.share_batch
+    monkeypatch.setattr(
+        compiled_step,
+        "share_batch",
+        lambda *a, parts, **b: (shares.append(parts), share(*a, parts=parts, **b)),
+    )
     for count in (1, 2, 3):
-        monkeypatch.setattr(threads, "threads", lambda count=count: count)
+        for module in (threads, compiled_step):
+            monkeypatch.setattr(module, "threads", lambda count=count: count)
         made = learner(document, AsymEP(), samples=batch, batch=batch, precision="float32")
         compiled_of(made, batch)
         for _ in range(2):
             made.step(np.arange(batch))
         found.append(made.state())
+    # Parts of the phases' samples are as many as threads, if the batch is worth sharing.
+    assert (3 in shares) == (batch > 4)
     for other in found[1:]:
         for key, array in found[0].items():
             assert np.array_equal(other[key], array), key
