@@ -90,6 +90,22 @@ def _rows(flat, place, rows, columns):  # type: ignore[no-untyped-def]
 
 
 @kernel
+def _drive(inputs, column, gain, fixed, lines):  # type: ignore[no-untyped-def]
+    """Write the voltages (B, m) of word lines: of an input times a gain, or fixed where there is none."""
+    m, origin = len(column), column[0] if len(column) > 0 else 0
+    in_order = origin >= 0
+    for j in range(m):
+        in_order &= column[j] == origin + j
+    for b in range(len(inputs)):
+        if in_order:
+            for j in range(m):
+                lines[b, j] = inputs[b, origin + j] * gain[j]
+            continue
+        for j in range(m):
+            lines[b, j] = inputs[b, column[j]] * gain[j] if column[j] >= 0 else fixed[j]
+
+
+@kernel
 def read_devices(  # type: ignore[no-untyped-def]
     first_part, last_part, parts, devices, start, inputs, words, sent, sums, word_load
 ):
@@ -118,12 +134,10 @@ def read_devices(  # type: ignore[no-untyped-def]
                 continue
             first, last = m * part // parts, m * (part + 1) // parts
             lines = _rows(words, batch * word_at, batch, m)
-            for b in range(batch):
-                for j in range(first, last):
-                    from_input = column[word_at + j]
-                    lines[b, j] = (
-                        inputs[b, from_input] * gain[word_at + j] if from_input >= 0 else fixed[word_at + j]
-                    )
+            at = word_at + first, word_at + last
+            _drive(
+                inputs, column[at[0] : at[1]], gain[at[0] : at[1]], fixed[at[0] : at[1]], lines[:, first:last]
+            )
             if sent.shape[1] > 0:
                 currents = _rows(sent[part], batch * start[target], batch, n)
                 if paired:
