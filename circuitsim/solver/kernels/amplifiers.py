@@ -10,13 +10,11 @@ has no cancellation. Arrays of a layer are (B, n), parameters (n,).
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from circuitsim.solver.kernels.compiling import fused
 from circuitsim.solver.kernels.maths import hyperbolic_tangent
 
 __all__ = ["held_nodes", "output_changes", "outputs", "tangents"]
-
-kernel = njit(cache=True, forceinline=True, nogil=True, fastmath={"contract"}, error_model="numpy")
 
 _MOST_STEPS = 100
 _SETTLED = 1e-8
@@ -25,7 +23,7 @@ _SETTLED_SINGLE = 3e-4
 _ROUNDING, _ROUNDING_SINGLE = 1e-15, 3e-7
 
 
-@kernel
+@fused
 def _slopes_and_limits(gain, limit):  # type: ignore[no-untyped-def]
     """Return G / L and L of the saturating amplifier that each one is, or is nearly."""
     finite = np.empty_like(limit)
@@ -34,7 +32,7 @@ def _slopes_and_limits(gain, limit):  # type: ignore[no-untyped-def]
     return gain / finite, finite
 
 
-@kernel
+@fused
 def outputs(v, gain, offset, limit, out):  # type: ignore[no-untyped-def]
     """Write f(v); an infinite ``limit`` is a linear amplifier."""
     batch, n = v.shape
@@ -46,7 +44,7 @@ def outputs(v, gain, offset, limit, out):  # type: ignore[no-untyped-def]
             out[b, k] = curved if limit[k] < np.inf else gain[k] * moved
 
 
-@kernel
+@fused
 def tangents(v, gain, offset, limit, t, slope, out):  # type: ignore[no-untyped-def]
     """Write t, a and f at v."""
     batch, n = v.shape
@@ -61,7 +59,7 @@ def tangents(v, gain, offset, limit, t, slope, out):  # type: ignore[no-untyped-
             slope[b, k] = gain[k] * (one - x * x)
 
 
-@kernel
+@fused
 def output_changes(d, gain, limit, t, out):  # type: ignore[no-untyped-def]
     """Write f(v0 + d) - f(v0)."""
     batch, n = d.shape
@@ -78,7 +76,7 @@ def output_changes(d, gain, limit, t, out):  # type: ignore[no-untyped-def]
             out[b, k] = finite[k] * change if limit[k] < np.inf else gain[k] * d[b, k]
 
 
-@kernel
+@fused
 def held_nodes(a, current, drawn, gain, limit, t, slope, d, bend):  # type: ignore[no-untyped-def]
     """Solve ``a D + drawn c(D) = current`` for the node that controls a held amplifier, in place from d.
 

@@ -6,13 +6,10 @@ g_plus, g_minus (M, N) S; sums are float64 whatever the precision of the conduct
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from circuitsim.solver.kernels.compiling import reordered
 
 __all__ = ["bit_sums", "currents_and_sums", "pair_currents_and_sums", "pair_sums", "single_sums"]
-
-kernel = njit(
-    cache=True, forceinline=True, nogil=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy"
-)
 
 _ROWS = 32
 """Rows summed in the working precision before their sum is added in float64."""
@@ -23,7 +20,7 @@ _APART = 528
 load waits for a store that has nothing to do with it."""
 
 
-@kernel
+@reordered
 def pair_sums(g_plus, g_minus, first, last, signed, word_sum, bit_sum):  # type: ignore[no-untyped-def]
     """Write ``g_plus - g_minus`` and ``word_sum`` (M,) of rows first to last; add to ``bit_sum`` (N,).
 
@@ -46,7 +43,7 @@ def pair_sums(g_plus, g_minus, first, last, signed, word_sum, bit_sum):  # type:
                 few[i] = 0
 
 
-@kernel
+@reordered
 def single_sums(g, first, last, word_sum, bit_sum):  # type: ignore[no-untyped-def]
     """Write ``word_sum`` (M,) of rows first to last; add to ``bit_sum`` (N,)."""
     for j in range(first, last):
@@ -58,7 +55,7 @@ def single_sums(g, first, last, word_sum, bit_sum):  # type: ignore[no-untyped-d
         word_sum[j] = total
 
 
-@kernel
+@reordered
 def bit_sums(g, first, last, bit_sum):  # type: ignore[no-untyped-def]
     """Add rows first to last to ``bit_sum`` (N,)."""
     n = g.shape[1]
@@ -72,7 +69,7 @@ def bit_sums(g, first, last, bit_sum):  # type: ignore[no-untyped-def]
                 few[i] = 0
 
 
-@kernel
+@reordered
 def currents_and_sums(words, w, first, last, currents, bit_sum):  # type: ignore[no-untyped-def]
     """Add ``words @ w`` of rows first to last to ``currents`` (B, N), and the rows to ``bit_sum`` (N,).
 
@@ -110,7 +107,7 @@ def currents_and_sums(words, w, first, last, currents, bit_sum):  # type: ignore
                     currents[b0 + b, left + i] += kept[b * _BITS + i]
 
 
-@kernel
+@reordered
 def _four_rows(u, w, first, j, left, size, kept):  # type: ignore[no-untyped-def]
     """Add what four rows of some bit lines carry for four samples, and the rows, to ``kept``."""
     k = j - first
@@ -129,7 +126,7 @@ def _four_rows(u, w, first, j, left, size, kept):  # type: ignore[no-untyped-def
         kept[4 * _BITS + i] += (x0 + x1) + (x2 + x3)
 
 
-@kernel
+@reordered
 def _one_row(u, w, first, j, left, size, kept):  # type: ignore[no-untyped-def]
     k, row = j - first, w[j][left : left + size]
     for i in range(size):
@@ -141,7 +138,7 @@ def _one_row(u, w, first, j, left, size, kept):  # type: ignore[no-untyped-def]
         kept[4 * _BITS + i] += x
 
 
-@kernel
+@reordered
 def pair_currents_and_sums(words, g_plus, g_minus, first, last, currents, bit_sum):  # type: ignore[no-untyped-def]
     """`currents_and_sums` of ``g_plus - g_minus`` and the sums of both, whose difference is not kept."""
     batch, n = currents.shape
@@ -174,7 +171,7 @@ def pair_currents_and_sums(words, g_plus, g_minus, first, last, currents, bit_su
                     currents[b0 + b, left + i] += kept[b * _APART + i]
 
 
-@kernel
+@reordered
 def _two_pairs(u, g_plus, g_minus, first, j, left, size, kept):  # type: ignore[no-untyped-def]
     k = j - first
     a0, b0, c0, d0 = u[k, 0], u[k, 1], u[k, 2], u[k, 3]
@@ -190,7 +187,7 @@ def _two_pairs(u, g_plus, g_minus, first, j, left, size, kept):  # type: ignore[
         kept[4 * _APART + i] += (p0[i] + m0[i]) + (p1[i] + m1[i])
 
 
-@kernel
+@reordered
 def _one_pair(u, g_plus, g_minus, first, j, left, size, kept):  # type: ignore[no-untyped-def]
     k, plus, minus = j - first, g_plus[j][left : left + size], g_minus[j][left : left + size]
     for i in range(size):

@@ -9,7 +9,6 @@ What each f_k is, and its slope where it has none: `circuitsim.netlist.formulas`
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from circuitsim.netlist.formulas import (
     LARGEST_EXPONENT,
@@ -18,10 +17,9 @@ from circuitsim.netlist.formulas import (
     SMALLEST_DIVISOR,
     Operation,
 )
+from circuitsim.solver.kernels.compiling import strict
 
 __all__ = ["formula_value_and_slopes"]
-
-kernel = njit(cache=True, nogil=True, fastmath=False, error_model="numpy")
 
 _LN_10 = float(np.log(10.0))
 
@@ -72,7 +70,7 @@ _ACOSH = int(Operation.ACOSH)
 _ATANH = int(Operation.ATANH)
 
 
-@kernel
+@strict
 def formula_value_and_slopes(  # type: ignore[no-untyped-def]
     op, a, b, c, constant, begin, end, x, x_begin, n_inputs, time, y, bar, slopes
 ):

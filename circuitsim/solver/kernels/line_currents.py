@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from circuitsim.solver.kernels.wired import kernel
+from circuitsim.solver.kernels.compiling import reordered
 
 __all__ = ["add_up_currents"]
 
 
-@kernel
+@reordered
 def add_up_currents(
     g: np.ndarray,
     wire: float,

@@ -8,20 +8,16 @@ so that a step costs one product with each.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from circuitsim.solver.kernels.compiling import reordered
 
 __all__ = ["coefficients", "mix", "progress"]
-
-# Sums may be reordered; nothing that would lose an inf or a NaN.
-kernel = njit(
-    cache=True, forceinline=True, nogil=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy"
-)
 
 _WORSE = 4.0
 """A step whose squared residual grows by more than this starts a sample's history anew."""
 
 
-@kernel
+@reordered
 def progress(x, g, a, found):  # type: ignore[no-untyped-def]
     """Write, per sample, the squares |g - x|^2, |g|^2, |a (g - x)|^2, |a g|^2 into ``found`` (B, 4)."""
     batch, n = x.shape
@@ -42,7 +38,7 @@ def progress(x, g, a, found):  # type: ignore[no-untyped-def]
         found[b, 3] = scale
 
 
-@kernel
+@reordered
 def coefficients(m: np.ndarray, right: np.ndarray, c: np.ndarray, count: int) -> None:
     """Solve m c = right by Gaussian elimination with pivots from the diagonal, in place."""
     for k in range(count):
@@ -59,7 +55,7 @@ def coefficients(m: np.ndarray, right: np.ndarray, c: np.ndarray, count: int) ->
         c[k] = total / m[k, k]
 
 
-@kernel
+@reordered
 def mix(x, g, slot, xs, fs, gram, held, regular, out):  # type: ignore[no-untyped-def]
     """Store x and g - x (B, n) as entry ``slot`` of the histories (depth, B, n), and write the next x.
 

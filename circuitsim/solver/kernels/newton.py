@@ -20,8 +20,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from circuitsim.solver.kernels.compiling import strict
 from circuitsim.solver.kernels.formulas import formula_value_and_slopes
 from circuitsim.solver.kernels.sparse_lu import (
     OK,
@@ -44,8 +44,6 @@ __all__ = [
 ]
 
 CONVERGED, UNFINISHED, SINGULAR, DIVERGED = 0, 1, 2, 3
-
-kernel = njit(cache=True, nogil=True, fastmath=False, error_model="numpy")
 
 _LARGEST_EXPONENT = 200.0
 _TOO_LARGE = 1e9
@@ -127,7 +125,7 @@ class Circuit(NamedTuple):
     s_scale: np.ndarray  # (G,)
 
 
-@kernel
+@strict
 def junction(v: float, i_s: float, slope: float, bv: float, bv_slope: float) -> tuple[float, float]:
     """Current [A] and conductance [S] of a diode without gmin; see `circuitsim.netlist.models`."""
     x = v / slope
@@ -145,7 +143,7 @@ def junction(v: float, i_s: float, slope: float, bv: float, bv_slope: float) -> 
     return -i_s * y * (1.0 + depth - e), i_s / bv_slope * y
 
 
-@kernel
+@strict
 def junction_charge(  # type: ignore[no-untyped-def]
     v, i, g, tt, cjo, vj, m, fc
 ):
@@ -169,7 +167,7 @@ def junction_charge(  # type: ignore[no-untyped-def]
     return q, cap
 
 
-@kernel
+@strict
 def _amplifier(v: float, gain: float, sat: float, off: float) -> tuple[float, float]:
     """Output [V] and gain of ``sat * tanh(gain * (v + off) / sat)``."""
     z = gain * (v + off)
@@ -179,7 +177,7 @@ def _amplifier(v: float, gain: float, sat: float, off: float) -> tuple[float, fl
     return sat * t, gain * (1.0 - t * t)
 
 
-@kernel
+@strict
 def _limited_forward(new: float, old: float, i_s: float, slope: float) -> float:
     critical = slope * np.log(slope / (np.sqrt(2.0) * i_s))
     if new > critical and abs(new - old) > 2.0 * slope:
@@ -190,7 +188,7 @@ def _limited_forward(new: float, old: float, i_s: float, slope: float) -> float:
     return new
 
 
-@kernel
+@strict
 def _limited_junction(new: float, old: float, i_s: float, slope: float, bv: float, bv_slope: float) -> float:
     # Near breakdown the mirrored junction is limited, as in ngspice.
     if new < min(0.0, -bv + 10.0 * bv_slope):
@@ -201,7 +199,7 @@ def _limited_junction(new: float, old: float, i_s: float, slope: float, bv: floa
     return _limited_forward(new, old, i_s, slope)
 
 
-@kernel
+@strict
 def _limited_control(new: float, old: float, gain: float, sat: float, off: float) -> float:
     """Let a saturating amplifier's control voltage cross its linear region in bounded steps."""
     if np.isinf(sat) or gain == 0.0:
@@ -217,20 +215,20 @@ def _limited_control(new: float, old: float, gain: float, sat: float, off: float
     return z * unit - off
 
 
-@kernel
+@strict
 def _copy(target: np.ndarray, source: np.ndarray) -> None:
     """Spelt out: slice assignment makes numba compile the text of its error message, for seconds."""
     for k in range(len(source)):
         target[k] = source[k]
 
 
-@kernel
+@strict
 def _add(values: np.ndarray, slot: int, amount: float) -> None:
     if slot >= 0:
         values[slot] += amount
 
 
-@kernel
+@strict
 def _leave(f: np.ndarray, unknown: np.ndarray, pos: int, neg: int, current: float) -> None:
     p, q = unknown[pos], unknown[neg]
     if p >= 0:
@@ -239,7 +237,7 @@ def _leave(f: np.ndarray, unknown: np.ndarray, pos: int, neg: int, current: floa
         f[q] -= current
 
 
-@kernel
+@strict
 def _softmax_loads(c, v, target, f, values):  # type: ignore[no-untyped-def]
     for g in range(len(c.s_ptr) - 1):
         a, b = c.s_ptr[g], c.s_ptr[g + 1]
@@ -272,7 +270,7 @@ def _softmax_loads(c, v, target, f, values):  # type: ignore[no-untyped-def]
                 _add(values, slot[3], h)
 
 
-@kernel
+@strict
 def _behavioural(c, v, x, time, level, f, size, values):  # type: ignore[no-untyped-def]
     """Add behavioural sources, ``level`` times their value, to F and J. Returns whether all had one.
 
@@ -319,13 +317,13 @@ def _behavioural(c, v, x, time, level, f, size, values):  # type: ignore[no-unty
     return valid
 
 
-@kernel
+@strict
 def _conducting(c, v, z_on):  # type: ignore[no-untyped-def]
     for k in range(len(z_on)):
         z_on[k] = v[c.z_pos[k]] > v[c.z_neg[k]]
 
 
-@kernel
+@strict
 def _ideal_diodes(c, v, z_on, f, values):  # type: ignore[no-untyped-def]
     """Add those ideal diodes to F and J that conduct; return the largest current g |v| at one's ends."""
     largest = 0.0
@@ -341,13 +339,13 @@ def _ideal_diodes(c, v, z_on, f, values):  # type: ignore[no-untyped-def]
     return largest
 
 
-@kernel
+@strict
 def _is_wrong(on: bool, drop: float, reach: float, g: float, floor: float) -> bool:
     """Whether a state does not fit a drop by more than rounding and ``floor`` [A]."""
     return on != (drop > 0.0) and g * abs(drop) > _KINK_ROUNDINGS * g * reach + floor
 
 
-@kernel
+@strict
 def _switch(c, v, z_on, floor):  # type: ignore[no-untyped-def]
     """Let the states of ideal diodes follow their drops; return whether one changed."""
     changed = False
@@ -359,7 +357,7 @@ def _switch(c, v, z_on, floor):  # type: ignore[no-untyped-def]
     return changed
 
 
-@kernel
+@strict
 def _step_to_kinks(c, v, z_on, dx, f, longest, floor, at):  # type: ignore[no-untyped-def]
     """Switch the ideal diodes that a step -dx crosses up to its part t <= longest, the one to take.
 
@@ -409,7 +407,7 @@ def _step_to_kinks(c, v, z_on, dx, f, longest, floor, at):  # type: ignore[no-un
             return t, switched
 
 
-@kernel
+@strict
 def _nonlinear(c, v, x, d_at, b_at, target, time, level, rate, f, size, values):  # type: ignore[no-untyped-def]
     """Add nonlinear elements to F and J, linearised at ``d_at`` and ``b_at``; return whether all are valid.
 
@@ -442,7 +440,7 @@ def _nonlinear(c, v, x, d_at, b_at, target, time, level, rate, f, size, values):
     return True
 
 
-@kernel
+@strict
 def _spread(c, x, v):  # type: ignore[no-untyped-def]
     for node in range(len(v)):
         k = c.node_unknown[node]
@@ -450,7 +448,7 @@ def _spread(c, x, v):  # type: ignore[no-untyped-def]
             v[node] = x[k]
 
 
-@kernel
+@strict
 def _controls(c, v, d_at, b_at):  # type: ignore[no-untyped-def]
     for k in range(len(d_at)):
         d_at[k] = v[c.d_pos[k]] - v[c.d_neg[k]]
@@ -458,7 +456,7 @@ def _controls(c, v, d_at, b_at):  # type: ignore[no-untyped-def]
         b_at[k] = v[c.b_cpos[k]] - v[c.b_cneg[k]]
 
 
-@kernel
+@strict
 def _product(c, values, x, f, size):  # type: ignore[no-untyped-def]
     """f += A x; size += |A| |x|."""
     for j in range(len(x)):
@@ -468,7 +466,7 @@ def _product(c, values, x, f, size):  # type: ignore[no-untyped-def]
             size[c.indices[s]] += abs(term)
 
 
-@kernel
+@strict
 def _iterate(  # type: ignore[no-untyped-def]
     c, plan, linear, x, v, constant, correction, x0, target, moment, shunt, x_ref, limits, max_iterations
 ):
@@ -579,7 +577,7 @@ def _iterate(  # type: ignore[no-untyped-def]
     return UNFINISHED, max_iterations
 
 
-@kernel
+@strict
 def _solve_sample(c, plan, x, v, constant, correction, x0, target, time, limits, max_iterations):  # type: ignore[no-untyped-def]
     """Plain Newton, then gmin stepping, then source stepping. Returns (status, iterations)."""
     plain, gmin_stepping, source_stepping = 0, 1, 2
@@ -642,7 +640,7 @@ def _solve_sample(c, plan, x, v, constant, correction, x0, target, time, limits,
     return max(status, UNFINISHED), total
 
 
-@kernel
+@strict
 def _smooth_values(c, v, x, target):  # type: ignore[no-untyped-def]
     """Values of J at node voltages v, unknowns x, without ideal diodes."""
     values = c.linear.copy()
@@ -654,7 +652,7 @@ def _smooth_values(c, v, x, target):  # type: ignore[no-untyped-def]
     return values
 
 
-@kernel
+@strict
 def small_signal_values(c, v, x, target):  # type: ignore[no-untyped-def]
     """Values of J at node voltages v, unknowns x."""
     values = _smooth_values(c, v, x, target)
@@ -664,7 +662,7 @@ def small_signal_values(c, v, x, target):  # type: ignore[no-untyped-def]
     return values
 
 
-@kernel
+@strict
 def newton_batch(  # type: ignore[no-untyped-def]
     c, plan, x, v, constant, x0, v0, factor, target, time, limits, max_iterations, status, iterations
 ):
@@ -689,7 +687,7 @@ def newton_batch(  # type: ignore[no-untyped-def]
         )
 
 
-@kernel
+@strict
 def adjoint_batch(c, plan, v, x, target, load, s, status):  # type: ignore[no-untyped-def]
     """Solve ``J^T s = -load`` at voltages v (B, N), unknowns x (B, n), for loads (B, n) into s (B, n)."""
     n = load.shape[1]

@@ -14,13 +14,11 @@ Arrays of a layer are (B, n); loads ``a`` are (1, n) S where all samples share t
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from circuitsim.solver.kernels.compiling import fused
 from circuitsim.solver.kernels.maths import exponential, exponential_less_one
 
 __all__ = ["clamp_increments", "clamp_nodes", "solve_increments", "solve_nodes"]
-
-kernel = njit(cache=True, forceinline=True, nogil=True, fastmath={"contract"}, error_model="numpy")
 
 _LARGEST_EXPONENT = 200.0
 _MOST_STEPS = 200
@@ -32,7 +30,7 @@ _JOINT = -3.0
 _TAIL = 3.0 / np.e
 
 
-@kernel
+@fused
 def _current(x: float, i_s: float) -> float:
     """Diode current without its parallel conductance, at x = v / (N Vt)."""
     if x >= _JOINT:
@@ -42,7 +40,7 @@ def _current(x: float, i_s: float) -> float:
     return -i_s * (1.0 + q * q * q)
 
 
-@kernel
+@fused
 def _slope(x: float, i_s: float, slope: float) -> float:
     if x >= _JOINT:
         return i_s / slope * np.exp(min(x, _LARGEST_EXPONENT))
@@ -50,7 +48,7 @@ def _slope(x: float, i_s: float, slope: float) -> float:
     return 3.0 * i_s / slope * q * q * q / x
 
 
-@kernel
+@fused
 def _root(a, total, v0, base, start, low, high, sign, ref, i_s, slope, gmin):  # type: ignore[no-untyped-def]
     """Find D in [low, high] with a D + sum_d sign [I(v0 + D) - I(v0)] = total.
 
@@ -94,7 +92,7 @@ def _root(a, total, v0, base, start, low, high, sign, ref, i_s, slope, gmin):  #
     return x
 
 
-@kernel
+@fused
 def _node(conductance, total, start, sign, ref, i_s, slope, gmin):  # type: ignore[no-untyped-def]
     """Solve the absolute equation of one node, in a bracket from its clamps."""
     free = total / conductance
@@ -126,7 +124,7 @@ def _node(conductance, total, start, sign, ref, i_s, slope, gmin):  # type: igno
     return _root(conductance, total, 0.0, False, start, low - room, high + room, sign, ref, i_s, slope, gmin)
 
 
-@kernel
+@fused
 def solve_nodes(a, current, sign, ref, i_s, slope, gmin, v):  # type: ignore[no-untyped-def]
     """Solve the absolute equation for v (B, n), in place, from its old content; current (B, n) A."""
     batch, n = v.shape
@@ -181,7 +179,7 @@ def solve_nodes(a, current, sign, ref, i_s, slope, gmin, v):  # type: ignore[no-
             v[b, k] = x[k]
 
 
-@kernel
+@fused
 def solve_increments(a, current, v0, sign, ref, i_s, slope, gmin, dv):  # type: ignore[no-untyped-def]
     """Solve the incremental equation for dv (B, n), in place, from its old content; v0 (B, n) V."""
     batch, n = dv.shape
@@ -243,7 +241,7 @@ def solve_increments(a, current, v0, sign, ref, i_s, slope, gmin, dv):  # type: 
             dv[b, k] = x[k]
 
 
-@kernel
+@fused
 def clamp_nodes(a, current, low, low_g, high, high_g, v):  # type: ignore[no-untyped-def]
     """Solve nodes with ideal diodes: ``high_g`` S conducts above ``high`` (n,) V, ``low_g`` below ``low``.
 
@@ -267,7 +265,7 @@ def clamp_nodes(a, current, low, low_g, high, high_g, v):  # type: ignore[no-unt
             v[b, k] = base + pushed / (load[k] + stiff)
 
 
-@kernel
+@fused
 def clamp_increments(a, current, v0, low, low_g, high, high_g, dv):  # type: ignore[no-untyped-def]
     """The same for the displacement dv (B, n) V from v0 (B, n) V."""
     batch, n = dv.shape

@@ -8,14 +8,13 @@ both int64. Every function is a nopython kernel with no global state, so it may 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from circuitsim.solver.kernels.compiling import strict
 
 __all__ = ["match_rows", "minimum_degree", "peel_singletons", "symmetric_pattern", "transpose_pattern"]
 
-kernel = njit(cache=True, nogil=True, fastmath=False, error_model="numpy")
 
-
-@kernel
+@strict
 def match_rows(n: int, indptr: np.ndarray, indices: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Give every column a row of its own: ``row_of_col`` (n,), -1 where none is left.
 
@@ -93,7 +92,7 @@ def match_rows(n: int, indptr: np.ndarray, indices: np.ndarray, weights: np.ndar
     return row_of_col
 
 
-@kernel
+@strict
 def transpose_pattern(n: int, indptr: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return ``(indptr, indices)`` of the transposed pattern, sorted within each column."""
     t_ptr = np.zeros(n + 1, np.int64)
@@ -111,7 +110,7 @@ def transpose_pattern(n: int, indptr: np.ndarray, indices: np.ndarray) -> tuple[
     return t_ptr, t_idx
 
 
-@kernel
+@strict
 def peel_singletons(n: int, indptr: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, int]:
     """Order first what costs no fill: ``(order, count)``, with ``order[:count]`` the peeled indices.
 
@@ -156,7 +155,7 @@ def peel_singletons(n: int, indptr: np.ndarray, indices: np.ndarray) -> tuple[np
     return order, count
 
 
-@kernel
+@strict
 def symmetric_pattern(n: int, indptr: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return ``(indptr, indices)`` of A + A^T without its diagonal and without repeats."""
     ptr = np.zeros(n + 1, np.int64)
@@ -192,7 +191,7 @@ def symmetric_pattern(n: int, indptr: np.ndarray, indices: np.ndarray) -> tuple[
     return ptr, adjacent[:out].copy()
 
 
-@kernel
+@strict
 def _link(i: int, degree: int, head: np.ndarray, after: np.ndarray, before: np.ndarray) -> None:
     """Put i at the front of the list of its degree."""
     after[i] = head[degree]
@@ -202,7 +201,7 @@ def _link(i: int, degree: int, head: np.ndarray, after: np.ndarray, before: np.n
     head[degree] = i
 
 
-@kernel
+@strict
 def _unlink(i: int, degree: int, head: np.ndarray, after: np.ndarray, before: np.ndarray) -> None:
     """Take i out of the list of its degree."""
     if after[i] >= 0:
@@ -213,7 +212,7 @@ def _unlink(i: int, degree: int, head: np.ndarray, after: np.ndarray, before: np
         head[degree] = after[i]
 
 
-@kernel
+@strict
 def minimum_degree(n: int, indptr: np.ndarray, indices: np.ndarray) -> np.ndarray:
     """Fill-reducing elimination order (n,) for the pattern of A + A^T.
 
@@ -409,7 +408,7 @@ def minimum_degree(n: int, indptr: np.ndarray, indices: np.ndarray) -> np.ndarra
     return _tree_order(n, parent, is_element, dense, elimination[:n_elements])
 
 
-@kernel
+@strict
 def _tree_order(
     n: int, parent: np.ndarray, is_element: np.ndarray, dense: np.ndarray, elimination: np.ndarray
 ) -> np.ndarray:

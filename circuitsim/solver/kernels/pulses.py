@@ -14,14 +14,12 @@ from __future__ import annotations
 
 import math
 
-from numba import njit
+from circuitsim.solver.kernels.compiling import strict
 
 __all__ = ["pulse_rows"]
 
-kernel = njit(cache=True, nogil=True, error_model="numpy")
 
-
-@kernel
+@strict
 def pulse_rows(  # type: ignore[no-untyped-def]
     first,
     last,

@@ -11,9 +11,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from circuitsim.solver.kernels.amplifiers import held_nodes, output_changes, outputs
+from circuitsim.solver.kernels.compiling import reordered
 from circuitsim.solver.kernels.mixing import coefficients, mix, progress
 from circuitsim.solver.kernels.nodes import clamp_increments, clamp_nodes, solve_increments, solve_nodes
 
@@ -44,10 +44,6 @@ _PATIENCE, _SQUARINGS = 25, 8
 time; squarings by which a spectral radius is told from one."""
 _SHORTEST, _LONGEST = 0.05, 1024.0
 """Steps of that motion through places where it does not come to rest [its time constants]."""
-
-kernel = njit(
-    cache=True, forceinline=True, nogil=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy"
-)
 
 
 class Wiring(NamedTuple):
@@ -93,26 +89,26 @@ class Nudging(NamedTuple):
     scale: float
 
 
-@kernel
+@reordered
 def _block(flat, start, layer, batch):  # type: ignore[no-untyped-def]
     first, last = start[layer], start[layer + 1]
     return flat[batch * first : batch * last].reshape(batch, last - first)
 
 
-@kernel
+@reordered
 def _loads(bench, start, layer, batch):  # type: ignore[no-untyped-def]
     """Return what loads the nodes of a layer, (B, n) or (1, n)."""
     return _block(bench.a, start, layer, batch if len(bench.a) == batch * start[-1] else 1)
 
 
-@kernel
+@reordered
 def _of_bank(flat, wiring, layer, batch):  # type: ignore[no-untyped-def]
     """Return the block (B, n) of the bank of a layer."""
     first, size = wiring.bank_start[layer], wiring.start[layer + 1] - wiring.start[layer]
     return flat[batch * first : batch * (first + size)].reshape(batch, size)
 
 
-@kernel
+@reordered
 def _gather(flat, start, order, loops, packed):  # type: ignore[no-untyped-def]
     """Copy the blocks of the layers that close the loops into ``packed`` (B, n), side by side."""
     batch, place = len(packed), 0
@@ -124,7 +120,7 @@ def _gather(flat, start, order, loops, packed):  # type: ignore[no-untyped-def]
         place += block.shape[1]
 
 
-@kernel
+@reordered
 def _send(x, weights, total, towards_rows, rows, columns):  # type: ignore[no-untyped-def]
     """Add x @ W to ``total`` where W (rows, columns) is stored; along its columns, or along its rows."""
     batch = len(x)
@@ -168,7 +164,7 @@ def _send(x, weights, total, towards_rows, rows, columns):  # type: ignore[no-un
         j += 1
 
 
-@kernel
+@reordered
 def _pass_on(phase, wiring, bench, layer, d, out):  # type: ignore[no-untyped-def]
     """Write what the bank of a layer passes on while its nodes are at d; return whether it does."""
     start, batch = wiring.start, len(d)
@@ -194,7 +190,7 @@ def _pass_on(phase, wiring, bench, layer, d, out):  # type: ignore[no-untyped-de
     return moving
 
 
-@kernel
+@reordered
 def _pull(nudging, d, current, load):  # type: ignore[no-untyped-def]
     """Take the nudge's current from the outputs, linearised where they are; ``load`` grows by its slope."""
     batch, outputs_ = nudging.target.shape
@@ -230,7 +226,7 @@ def _pull(nudging, d, current, load):  # type: ignore[no-untyped-def]
                 load[b, node] += stiff
 
 
-@kernel
+@reordered
 def _visit(phase, wiring, bench, nudging, layer, old, passing, passes, work):  # type: ignore[no-untyped-def]
     """Solve the nodes of a layer in place; ``passing`` is what banks pass on, ``passes`` whether they do."""
     start = wiring.start
@@ -322,7 +318,7 @@ def _visit(phase, wiring, bench, nudging, layer, old, passing, passes, work):  #
         passes[layer] = _pass_on(phase, wiring, bench, layer, state, out)
 
 
-@kernel
+@reordered
 def closed_by_few(wiring, order, loops):  # type: ignore[no-untyped-def]
     """Return whether few nodes close the loop, each way around leading through one other layer; these layers.
 
@@ -354,7 +350,7 @@ def closed_by_few(wiring, order, loops):  # type: ignore[no-untyped-def]
     return size <= _FEW and through >= _MANY * size, inner
 
 
-@kernel
+@reordered
 def _round_trips(wiring, hub, inner):  # type: ignore[no-untyped-def]
     """Return the products of the weights to and from each node of the ``inner`` layers, between all pairs of
     nodes of the ``hub``: flat, the block (n n, n_l) of layer l from ``n n start[l]`` on, rows from p to o at
@@ -380,7 +376,7 @@ def _round_trips(wiring, hub, inner):  # type: ignore[no-untyped-def]
     return found
 
 
-@kernel
+@reordered
 def _slopes(phase, wiring, bench, layer, passing, batch, rows, found):  # type: ignore[no-untyped-def]
     """Write what the bank of a layer passes on more per volt, or returns (R, n), for these samples."""
     start = wiring.start
@@ -409,7 +405,7 @@ def _slopes(phase, wiring, bench, layer, passing, batch, rows, found):  # type: 
             found[row, k] = gain[k] * (1 - t * t)
 
 
-@kernel
+@reordered
 def _linearise(  # type: ignore[no-untyped-def]
     phase, wiring, bench, hub, inner, trips, passing, own, rows, turns
 ):
@@ -450,7 +446,7 @@ def _linearise(  # type: ignore[no-untyped-def]
                 turns[b, o, p] = turn / load[o]
 
 
-@kernel
+@reordered
 def _contracts(turn):  # type: ignore[no-untyped-def]
     """Whether |T| < 1 or |T^2| < 1 in Frobenius' norm: two sweeps bring any two points nearer together."""
     size = len(turn)
@@ -471,7 +467,7 @@ def _contracts(turn):  # type: ignore[no-untyped-def]
     return total < 1.0
 
 
-@kernel
+@reordered
 def _longest_step(turn):  # type: ignore[no-untyped-def]
     """Return how long an implicit step of dx/dt = g(x) - x may be and lead away from unstable points.
 
@@ -508,7 +504,7 @@ def _longest_step(turn):  # type: ignore[no-untyped-def]
     return _SHORTEST
 
 
-@kernel
+@reordered
 def _newton(turns, steered, length, x, g):  # type: ignore[no-untyped-def]
     """Write into g where an implicit step of dx/dt = g(x) - x of this ``length`` (B,) goes from x, for the
     ``steered`` samples: of infinite length, Newton's method."""
@@ -526,7 +522,7 @@ def _newton(turns, steered, length, x, g):  # type: ignore[no-untyped-def]
             g[b, o] = x[b, o] + step[o]
 
 
-@kernel
+@reordered
 def relax_layers(  # type: ignore[no-untyped-def]
     phase, tables, order, loops, limits, most, regular, iterations, status
 ):
@@ -557,7 +553,7 @@ def relax_layers(  # type: ignore[no-untyped-def]
     found, done = np.empty((batch, 4)), np.zeros(batch, np.bool_)
     before, single = np.full(batch, np.inf), bench.state.itemsize == 4
     few, inner = closed_by_few(wiring, order, loops)
-    hub = order[-1]
+    hub = order[len(order) - 1] if loops > 0 else 0
     everyone, steered = np.arange(batch), np.zeros(batch, np.bool_)
     known, fresh = np.zeros(batch, np.bool_), np.zeros(batch, np.bool_)
     trusted = np.full(batch, np.inf if few else 0.0)

@@ -31,8 +31,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from circuitsim.solver.kernels.compiling import strict
 from circuitsim.solver.kernels.ordering import match_rows, minimum_degree, peel_singletons, transpose_pattern
 
 __all__ = [
@@ -64,8 +64,6 @@ DIAGONAL_PREFERENCE = 1e-3
 CANCELLED = 1e-14  # an entry this far below the terms summed in it is rounding; n EPSILON if that is more
 EPSILON = 2.220446049250313e-16
 GROWTH_FLOOR = 1e-10  # refactor: least |pivot| over the sum of candidates in its column
-
-kernel = njit(cache=True, nogil=True, fastmath=False, error_model="numpy")
 
 
 class LUPlan(NamedTuple):
@@ -143,13 +141,13 @@ def _ordered(n: int, indptr: np.ndarray, indices: np.ndarray, row_of_col: np.nda
     return LUPlan(rows, order, a_ptr, a_row, a_src, none, none, none, none, none, floor, np.empty(0))
 
 
-@kernel
+@strict
 def new_factors(plan: LUPlan) -> LUFactors:
     """Room for the factors of one sample."""
     return LUFactors(np.zeros(plan.l_row.size), np.zeros(plan.u_row.size), np.zeros(plan.row_perm.size))
 
 
-@kernel
+@strict
 def refactor(plan: LUPlan, values: np.ndarray, factors: LUFactors, work: np.ndarray) -> int:
     """Factor new ``values`` (nnz,) with the plan's pattern and pivots; ``work`` is (n,) or longer.
 
@@ -229,7 +227,7 @@ def refactor(plan: LUPlan, values: np.ndarray, factors: LUFactors, work: np.ndar
     return OK
 
 
-@kernel
+@strict
 def solve(plan: LUPlan, factors: LUFactors, b: np.ndarray, x: np.ndarray, work: np.ndarray) -> None:
     """Solve A x = b; ``b`` and ``x`` are (n,) and may be one array, ``work`` is (n,) or longer."""
     l_ptr, l_row, u_ptr, u_row = plan.l_ptr, plan.l_row, plan.u_ptr, plan.u_row
@@ -250,7 +248,7 @@ def solve(plan: LUPlan, factors: LUFactors, b: np.ndarray, x: np.ndarray, work: 
                 work[np.uint64(u_row[p])] -= upper[p] * y
 
 
-@kernel
+@strict
 def solve_transposed(
     plan: LUPlan, factors: LUFactors, b: np.ndarray, x: np.ndarray, work: np.ndarray
 ) -> None:
@@ -273,7 +271,7 @@ def solve_transposed(
         x[plan.row_perm[k]] = y
 
 
-@kernel
+@strict
 def solve_many(plan: LUPlan, factors: LUFactors, b: np.ndarray, x: np.ndarray, work: np.ndarray) -> None:
     """Solve A X = B for C-ordered blocks; ``b``, ``x`` and ``work`` are (n, m), b and x may be one."""
     l_ptr, l_row, u_ptr, u_row = plan.l_ptr, plan.l_row, plan.u_ptr, plan.u_row
@@ -295,7 +293,7 @@ def solve_many(plan: LUPlan, factors: LUFactors, b: np.ndarray, x: np.ndarray, w
                 work[u_row[p], c] -= factors.upper[p] * work[k, c]
 
 
-@kernel
+@strict
 def refine(
     indptr: np.ndarray,
     indices: np.ndarray,
@@ -332,7 +330,7 @@ def refine(
     return error
 
 
-@kernel
+@strict
 def _nothing() -> tuple[LUPlan, LUFactors]:
     """An empty plan and factors, returned with every failure."""
     i = np.empty(0, np.int64)
@@ -340,7 +338,7 @@ def _nothing() -> tuple[LUPlan, LUFactors]:
     return LUPlan(i, i, i, i, i, i, i, i, i, i, x, x), LUFactors(x, x, x)
 
 
-@kernel
+@strict
 def _permuted(
     n: int, indptr: np.ndarray, indices: np.ndarray, row_perm: np.ndarray, col_perm: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -362,7 +360,7 @@ def _permuted(
     return ptr, row, source
 
 
-@kernel
+@strict
 def _core(
     n: int, ptr: np.ndarray, row: np.ndarray, order: np.ndarray, peeled: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -383,7 +381,7 @@ def _core(
     return core_ptr, core_row[:out].copy()
 
 
-@kernel
+@strict
 def _grown_index(array: np.ndarray, need: int) -> np.ndarray:
     """The array, or a copy with room for at least ``need`` entries."""
     if need <= array.size:
@@ -394,7 +392,7 @@ def _grown_index(array: np.ndarray, need: int) -> np.ndarray:
     return grown
 
 
-@kernel
+@strict
 def _grown_value(array: np.ndarray, need: int) -> np.ndarray:
     """``_grown_index`` for float64."""
     if need <= array.size:
@@ -405,7 +403,7 @@ def _grown_value(array: np.ndarray, need: int) -> np.ndarray:
     return grown
 
 
-@kernel
+@strict
 def _sorted_columns(
     n: int, ptr: np.ndarray, row: np.ndarray, value: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -429,7 +427,7 @@ def _sorted_columns(
     return out_row, out_val
 
 
-@kernel
+@strict
 def repivot(plan: LUPlan, values: np.ndarray) -> tuple[int, int, int, LUPlan, LUFactors]:
     """Factor with fresh row pivots in the plan's column order: ``(status, column, row, plan, factors)``.
 
@@ -622,7 +620,7 @@ def repivot(plan: LUPlan, values: np.ndarray) -> tuple[int, int, int, LUPlan, LU
     return OK, -1, -1, final, LUFactors(l_val, u_val, inverse)
 
 
-@kernel
+@strict
 def _runs(n: int, l_ptr: np.ndarray, l_row: np.ndarray) -> np.ndarray:
     """For each column of L, how many columns from it on differ only by their leading rows."""
     run = np.ones(n, np.int64)

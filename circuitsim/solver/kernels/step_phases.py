@@ -13,9 +13,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from circuitsim.solver.kernels.amplifiers import tangents
+from circuitsim.solver.kernels.compiling import reordered
 from circuitsim.solver.kernels.conductances import (
     bit_sums,
     currents_and_sums,
@@ -42,10 +42,6 @@ KNOWN, LAYER, BANK = 0, 1, 2
 _QUADRATIC = 1
 _CLAMPS = 1
 _OUTWEIGHED = 4
-
-kernel = njit(
-    cache=True, forceinline=True, nogil=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy"
-)
 
 
 class Devices(NamedTuple):
@@ -84,12 +80,12 @@ class Learned(NamedTuple):
     v: np.ndarray
 
 
-@kernel
+@reordered
 def _rows(flat, place, rows, columns):  # type: ignore[no-untyped-def]
     return flat[place : place + rows * columns].reshape(rows, columns)
 
 
-@kernel
+@reordered
 def _drive(inputs, column, gain, fixed, lines):  # type: ignore[no-untyped-def]
     """Write the voltages (B, m) of word lines: of an input times a gain, or fixed where there is none."""
     m, origin = len(column), column[0] if len(column) > 0 else 0
@@ -105,7 +101,7 @@ def _drive(inputs, column, gain, fixed, lines):  # type: ignore[no-untyped-def]
             lines[b, j] = inputs[b, column[j]] * gain[j] if column[j] >= 0 else fixed[j]
 
 
-@kernel
+@reordered
 def read_devices(  # type: ignore[no-untyped-def]
     first_part, last_part, parts, devices, start, inputs, words, sent, sums, word_load
 ):
@@ -150,7 +146,7 @@ def read_devices(  # type: ignore[no-untyped-def]
                 bit_sums(g_plus, first, last, bit_sum)
 
 
-@kernel
+@reordered
 def _inner_weights(g_plus, g_minus, paired, turned, weights, word_sum, bit_sum):  # type: ignore[no-untyped-def]
     """Write g_plus - g_minus (M, N), or its transpose, into ``weights``; add sums of both, (M,) and (N,)."""
     m, n = g_plus.shape
@@ -185,7 +181,7 @@ def _inner_weights(g_plus, g_minus, paired, turned, weights, word_sum, bit_sum):
         bit_sum[i] += total
 
 
-@kernel
+@reordered
 def step_devices(  # type: ignore[no-untyped-def]
     first_part, last_part, parts, devices, start, bank_start, batch, signals, learned
 ):
@@ -240,7 +236,7 @@ def step_devices(  # type: ignore[no-untyped-def]
             sgd_pairs(first, last, left, right, product, word, bit, plus, minus, (m_plus, m_minus), own)
 
 
-@kernel
+@reordered
 def swing_products(start, batch, blocks, products):  # type: ignore[no-untyped-def]
     """Write the mean over samples of s v into ``products`` (n,), from ``blocks`` of v and s / B."""
     for layer in range(len(start) - 1):
@@ -253,7 +249,7 @@ def swing_products(start, batch, blocks, products):  # type: ignore[no-untyped-d
                 products[first + k] += block[batch + b, k] * block[b, k]
 
 
-@kernel
+@reordered
 def _read(state, start, output, y):  # type: ignore[no-untyped-def]
     """Write the outputs (B, K) V."""
     layer, pos, neg = output
@@ -266,7 +262,7 @@ def _read(state, start, output, y):  # type: ignore[no-untyped-def]
                 y[b, k] -= v[b, neg[k]]
 
 
-@kernel
+@reordered
 def _slopes_and_costs(cost, y, target, slope, value):  # type: ignore[no-untyped-def]
     """Write dC/dy (B, K) A and C (B,) W."""
     kind, conductance, scale = cost
@@ -294,7 +290,7 @@ def _slopes_and_costs(cost, y, target, slope, value):  # type: ignore[no-untyped
         value[b] = conductance * scale * scale * ((top + np.log(total)) * asked - wanted)
 
 
-@kernel
+@reordered
 def _around(phase, wiring, word_load, v, batch, out):  # type: ignore[no-untyped-def]
     """Return what amplifiers pass on around v: tangents, slopes, and what is drawn back through them.
 
@@ -326,7 +322,7 @@ def _around(phase, wiring, word_load, v, batch, out):  # type: ignore[no-untyped
     return tangent, slope, drawn
 
 
-@kernel
+@reordered
 def _dual_loads(wiring, load, v, batch):  # type: ignore[no-untyped-def]
     """Return the loads (B, n) of the transposed system: ideal diodes count where they conduct."""
     start = wiring.start
@@ -350,7 +346,7 @@ def _dual_loads(wiring, load, v, batch):  # type: ignore[no-untyped-def]
     return a
 
 
-@kernel
+@reordered
 def settle_phases(  # type: ignore[no-untyped-def]
     phase, sides, beta, tables, carried, cost, output, sweeps, limits, most, regular, samples, found
 ):

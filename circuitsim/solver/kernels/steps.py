@@ -9,13 +9,15 @@ matrix or, where its rank is small, formed row by row. Steps are in fractions of
             g <- g - rate w (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + least)
 
 w is the window (Kingma and Ba 2015). Rows first to last; g, m, v are (M, N) and change in place. The two
-halves of a pair, on word lines at opposite voltages, have slopes of opposite ``sign``.
+halves of a pair, on word lines at opposite voltages, have slopes of opposite ``sign``. No sum is reordered: a
+device's step is rounded alike wherever threads divide the rows.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from circuitsim.solver.kernels.compiling import fused
 
 __all__ = ["LOW_RANK", "adam_pairs", "adam_rows", "sgd_pairs", "sgd_rows"]
 
@@ -25,10 +27,9 @@ _NARROW = 24
 """Bit lines up to which slopes are found along word lines, which are more, and vectorise better."""
 
 # Without reassoc a device's step is rounded alike wherever threads divide the rows.
-kernel = njit(cache=True, forceinline=True, nogil=True, fastmath={"contract", "nsz"}, error_model="numpy")
 
 
-@kernel
+@fused
 def _narrow_slopes(first, last, left, right, sign, word, bit):  # type: ignore[no-untyped-def]
     """Return the slopes (last - first, N) of rows, of a product of small rank."""
     n, rank, rows = len(bit), left.shape[0], last - first
@@ -57,7 +58,7 @@ def _narrow_slopes(first, last, left, right, sign, word, bit):  # type: ignore[n
     return slopes
 
 
-@kernel
+@fused
 def _product_row(j, left, right, product, row):  # type: ignore[no-untyped-def]
     """Write row j of the product into ``row`` (N,)."""
     n, rank = len(row), left.shape[0]
@@ -82,13 +83,13 @@ def _product_row(j, left, right, product, row):  # type: ignore[no-untyped-def]
         k += 1
 
 
-@kernel
+@fused
 def _slope_row(base, bit, sign, product, slope):  # type: ignore[no-untyped-def]
     for i in range(len(slope)):
         slope[i] = (bit[i] + base) - sign * product[i]
 
 
-@kernel
+@fused
 def _sgd(slope, g, m, rate, momentum, g_min, g_max):  # type: ignore[no-untyped-def]
     if len(m) > 0:
         for i in range(len(g)):
@@ -100,7 +101,7 @@ def _sgd(slope, g, m, rate, momentum, g_min, g_max):  # type: ignore[no-untyped-
         g[i] = g_min if moved < g_min else moved
 
 
-@kernel
+@fused
 def _adam(slopes, g, m, v, numbers):  # type: ignore[no-untyped-def]
     rate, window, keep1, keep2 = numbers[0], numbers[1], numbers[2], numbers[3]
     unbias1, unbias2, least, g_min, g_max = numbers[4], numbers[5], numbers[6], numbers[7], numbers[8]
@@ -115,7 +116,7 @@ def _adam(slopes, g, m, v, numbers):  # type: ignore[no-untyped-def]
         g[i] = g_min if moved < g_min else moved
 
 
-@kernel
+@fused
 def sgd_rows(  # type: ignore[no-untyped-def]
     first, last, left, right, product, sign, word, bit, g, m, numbers
 ):
@@ -155,7 +156,7 @@ def sgd_rows(  # type: ignore[no-untyped-def]
         _sgd(start, g[j], m[j] if len(m) > 0 else row[:0], rate, momentum, g_min, g_max)
 
 
-@kernel
+@fused
 def sgd_pairs(  # type: ignore[no-untyped-def]
     first, last, left, right, product, word, bit, plus, minus, moments, numbers
 ):
@@ -201,7 +202,7 @@ def sgd_pairs(  # type: ignore[no-untyped-def]
         _sgd(start, minus[j], m_minus[j] if len(m_plus) > 0 else row[:0], rate, momentum, g_min, g_max)
 
 
-@kernel
+@fused
 def adam_rows(  # type: ignore[no-untyped-def]
     first, last, left, right, product, sign, word, bit, g, m, v, numbers
 ):
@@ -220,7 +221,7 @@ def adam_rows(  # type: ignore[no-untyped-def]
         _adam(slope, g[j], m[j], v[j], numbers)
 
 
-@kernel
+@fused
 def adam_pairs(  # type: ignore[no-untyped-def]
     first, last, left, right, product, word, bit, plus, minus, moments, numbers
 ):

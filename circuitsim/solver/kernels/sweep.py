@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from circuitsim.solver.kernels.compiling import strict
 from circuitsim.solver.kernels.newton import CONVERGED, _solve_sample
 
 __all__ = ["follow"]
 
-kernel = njit(cache=True, nogil=True, fastmath=False, error_model="numpy")
 
-
-@kernel
+@strict
 def follow(c, plan, x, v, constant, target, limits, max_iterations, iterations):  # type: ignore[no-untyped-def]
     """Solve P points in place: x (P, n), v (P, N) with known nodes filled in, constant (P, n).
 

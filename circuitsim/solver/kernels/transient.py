@@ -22,8 +22,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from circuitsim.solver.kernels.compiling import strict
 from circuitsim.solver.kernels.newton import (
     CONVERGED,
     DIVERGED,
@@ -63,8 +63,6 @@ __all__ = [
     "next_corner",
     "source_value",
 ]
-
-kernel = njit(cache=True, nogil=True, fastmath=False, error_model="numpy")
 
 ARRIVED, FULL, TOO_SMALL, REFUSED = 0, 1, 2, 3
 """Outcomes of `advance`: at the stop time; out of room; steps got too small; the first step failed."""
@@ -124,7 +122,7 @@ class _Work(NamedTuple):
     z_on: np.ndarray
 
 
-@kernel
+@strict
 def source_value(kind, data, t):  # type: ignore[no-untyped-def]
     """Value of one waveform; the equations of `circuitsim.netlist.waveforms`."""
     if kind == PULSE:
@@ -169,7 +167,7 @@ def source_value(kind, data, t):  # type: ignore[no-untyped-def]
     return low + (since - before) / (after - before) * (high - low)
 
 
-@kernel
+@strict
 def _place(data, count, since):  # type: ignore[no-untyped-def]
     """Number of points of a piecewise linear waveform before ``since``."""
     low, high = 0, count
@@ -182,14 +180,14 @@ def _place(data, count, since):  # type: ignore[no-untyped-def]
     return low
 
 
-@kernel
+@strict
 def _later(best, corner, t):  # type: ignore[no-untyped-def]
     if corner < best and corner - t > _NEXT * max(abs(corner), abs(t)):
         return corner
     return best
 
 
-@kernel
+@strict
 def next_corner(kind, data, t):  # type: ignore[no-untyped-def]
     """First time after t at which a waveform or its slope jumps, or infinity."""
     best = np.inf
@@ -237,13 +235,13 @@ def next_corner(kind, data, t):  # type: ignore[no-untyped-def]
     return best
 
 
-@kernel
+@strict
 def _sources(d, t, w):  # type: ignore[no-untyped-def]
     for k in range(len(w)):
         w[k] = source_value(d.w_kind[k], d.w_data[d.w_ptr[k] : d.w_ptr[k + 1]], t)
 
 
-@kernel
+@strict
 def _bent(d, t, h, start, middle, end, peak, relative):  # type: ignore[no-untyped-def]
     """How far curved sources leave the parabola through a step's points, relative to what is allowed.
 
@@ -262,7 +260,7 @@ def _bent(d, t, h, start, middle, end, peak, relative):  # type: ignore[no-untyp
     return worst
 
 
-@kernel
+@strict
 def _corner(d, t, gap):  # type: ignore[no-untyped-def]
     """First corner of any source more than ``gap`` after t."""
     best = np.inf
@@ -277,7 +275,7 @@ def _corner(d, t, gap):  # type: ignore[no-untyped-def]
     return best
 
 
-@kernel
+@strict
 def _moved(d, w, v, constant):  # type: ignore[no-untyped-def]
     """Set what moving sources give: known voltages in v, and F's constant."""
     _copy(constant, d.constant)
@@ -289,14 +287,14 @@ def _moved(d, w, v, constant):  # type: ignore[no-untyped-def]
         v[d.v_node[k]] += d.v_share[k] * w[d.v_source[k]]
 
 
-@kernel
+@strict
 def _driven_charge(d, w, q):  # type: ignore[no-untyped-def]
     _copy(q, d.still)
     for k in range(len(d.q_row)):
         q[d.q_row[k]] += d.q_share[k] * w[d.q_source[k]]
 
 
-@kernel
+@strict
 def _charge(c, d, x, v, w, q, size):  # type: ignore[no-untyped-def]
     """q = Q(x)."""
     _driven_charge(d, w, q)
@@ -313,13 +311,13 @@ def _charge(c, d, x, v, w, q, size):  # type: ignore[no-untyped-def]
                 q[m] -= stored
 
 
-@kernel
+@strict
 def _matrix(c, d, rate, linear):  # type: ignore[no-untyped-def]
     for k in range(len(linear)):
         linear[k] = c.linear[k] + rate * d.storage[k]
 
 
-@kernel
+@strict
 def _newton(c, plan, factors, fresh, space, x, v, target, time, rate, small, most):  # type: ignore[no-untyped-def]
     """Solve ``linear x + constant + nonlinear(x) = 0`` from x, in place.
 
@@ -406,7 +404,7 @@ def _newton(c, plan, factors, fresh, space, x, v, target, time, rate, small, mos
     return UNFINISHED, most, plan, factors
 
 
-@kernel
+@strict
 def _slope(c, d, space, x, v, target, time, qdot):  # type: ignore[no-untyped-def]
     """qdot = -F(x) where charge is stored; ``space.constant`` holds F's constant."""
     _copy(qdot, space.constant)
@@ -419,7 +417,7 @@ def _slope(c, d, space, x, v, target, time, qdot):  # type: ignore[no-untyped-de
         qdot[k] = -qdot[k] if d.stores[k] else 0.0
 
 
-@kernel
+@strict
 def _extrapolate(past_t, past_x, known, t, x):  # type: ignore[no-untyped-def]
     """Continue the last ``known`` points (of at most 3, latest first) to t."""
     n = len(x)
@@ -439,7 +437,7 @@ def _extrapolate(past_t, past_x, known, t, x):  # type: ignore[no-untyped-def]
             x[k] = l0 * past_x[0, k] + l1 * past_x[1, k] + l2 * past_x[2, k]
 
 
-@kernel
+@strict
 def _extrapolate_end(past_t, past_x, known, mid_t, mid_x, t, x):  # type: ignore[no-untyped-def]
     """Continue the middle point and the last ``known`` ones, at most two of them, to t."""
     t0, t1 = mid_t, past_t[0]
@@ -456,7 +454,7 @@ def _extrapolate_end(past_t, past_x, known, mid_t, mid_x, t, x):  # type: ignore
         x[k] = l0 * mid_x[k] + l1 * past_x[0, k] + l2 * past_x[1, k]
 
 
-@kernel
+@strict
 def _remember(past_t, past_x, known, t, x):  # type: ignore[no-untyped-def]
     for p in range(2, 0, -1):
         past_t[p] = past_t[p - 1]
@@ -468,7 +466,7 @@ def _remember(past_t, past_x, known, t, x):  # type: ignore[no-untyped-def]
     return min(known + 1, 3)
 
 
-@kernel
+@strict
 def advance(  # type: ignore[no-untyped-def]
     c,
     plan,

@@ -28,7 +28,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+
+from circuitsim.solver.kernels.compiling import reordered
 
 __all__ = ["CONVERGED", "RAN_OUT", "SINGULAR", "Lines", "factor_lines", "solve_interiors"]
 
@@ -40,9 +41,6 @@ _PATIENCE = 50
 _ROUNDING = 1e-15
 
 # Fused multiply-adds and reordered sums; nothing that would lose an inf or a NaN.
-kernel = njit(
-    cache=True, forceinline=True, nogil=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy"
-)
 
 
 class Lines(NamedTuple):
@@ -65,7 +63,7 @@ class Lines(NamedTuple):
     largest: float  # of a
 
 
-@kernel
+@reordered
 def factor_lines(
     a: np.ndarray, word_pivot: np.ndarray, word_leak: np.ndarray, bit_pivot: np.ndarray, bit_head: np.ndarray
 ) -> None:
@@ -110,7 +108,7 @@ def factor_lines(
         bit_pivot[last, i] = 1.0 / (bit_head[i] + leak[i] + a[last, i])
 
 
-@kernel
+@reordered
 def _solve_four_word_lines(
     j: int, a: np.ndarray, word_pivot: np.ndarray, head_pivot: np.ndarray, x: np.ndarray, u: np.ndarray
 ) -> None:
@@ -145,7 +143,7 @@ def _solve_four_word_lines(
         u[3, i] = y3
 
 
-@kernel
+@reordered
 def _conjugate_gradients(
     lines: Lines,
     target: float,
@@ -234,7 +232,7 @@ def _conjugate_gradients(
     return most
 
 
-@kernel
+@reordered
 def _word_drops(
     lines: Lines, word: np.ndarray, bit: np.ndarray, x: np.ndarray, across: np.ndarray, u: np.ndarray
 ) -> None:
@@ -250,7 +248,7 @@ def _word_drops(
             across[j, i] -= u[j, i]
 
 
-@kernel
+@reordered
 def _bit_residual(
     a: np.ndarray, bit_port: float, across: np.ndarray, x: np.ndarray, residual: np.ndarray
 ) -> tuple[float, float, float]:
@@ -278,7 +276,7 @@ def _bit_residual(
     return worst.max(), largest.max(), highest.max()
 
 
-@kernel
+@reordered
 def _solve_sample(
     lines: Lines,
     word_source: np.ndarray,
@@ -353,7 +351,7 @@ def _solve_sample(
     return count, RAN_OUT
 
 
-@kernel
+@reordered
 def solve_interiors(
     lines: Lines,
     word_source: np.ndarray,

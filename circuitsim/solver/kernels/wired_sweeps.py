@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from circuitsim.solver.kernels.wired import kernel
+from circuitsim.solver.kernels.compiling import reordered
 
 __all__ = [
     "LANES",
@@ -60,7 +60,7 @@ class Sweeps(NamedTuple):
     largest: float  # of a
 
 
-@kernel
+@reordered
 def sense_pivots(a: np.ndarray, bit_head: np.ndarray, sense_pivot: np.ndarray) -> None:
     """Write the reciprocal pivots (R, N) of S, eliminated from the sense end, for heads (N,)."""
     last, n = a.shape[0] - 1, a.shape[1]
@@ -75,7 +75,7 @@ def sense_pivots(a: np.ndarray, bit_head: np.ndarray, sense_pivot: np.ndarray) -
         sense_pivot[0, i] = 1.0 / (leak[i] + a[0, i])
 
 
-@kernel
+@reordered
 def coarse_words(
     a: np.ndarray,
     word_pivot: np.ndarray,
@@ -115,7 +115,7 @@ def coarse_words(
                     through[j, q + 1, m] += g * w * last[m]
 
 
-@kernel
+@reordered
 def _blend(s: Sweeps, j: int, c: np.ndarray, value: np.ndarray, rise: np.ndarray) -> None:
     """Write the coarse part of x in row j at each coarse column (k, LANES), and its change to the next."""
     p, w = s.row_node[j], s.row_share[j]
@@ -131,7 +131,7 @@ def _blend(s: Sweeps, j: int, c: np.ndarray, value: np.ndarray, rise: np.ndarray
     rise[columns - 1] = 0.0
 
 
-@kernel
+@reordered
 def _sweep(
     s: Sweeps,
     upward: bool,
@@ -196,7 +196,7 @@ def _sweep(
             flow[l] = max(flow[l], abs(s.word_head[j] * u[0, l]))
 
 
-@kernel
+@reordered
 def _open_row(
     s: Sweeps,
     j: int,
@@ -233,7 +233,7 @@ def _open_row(
             across[i, l] -= u[i, l]
 
 
-@kernel
+@reordered
 def _check(
     s: Sweeps,
     upward: bool,
@@ -290,7 +290,7 @@ def _check(
     return ratio
 
 
-@kernel
+@reordered
 def sweep_lanes(
     s: Sweeps,
     tolerance: float,
@@ -360,7 +360,7 @@ def sweep_lanes(
     return -most
 
 
-@kernel
+@reordered
 def write_drops(s: Sweeps, sweeps: int, c: np.ndarray, y: np.ndarray, bit_drop: np.ndarray) -> None:
     """Write x of the first samples of a state that `sweep_lanes` left into ``bit_drop`` (samples, R, N) V."""
     rows, n = s.a.shape
@@ -380,7 +380,7 @@ def write_drops(s: Sweeps, sweeps: int, c: np.ndarray, y: np.ndarray, bit_drop: 
                 bit_drop[l, j, i] = x[i, l] + value[q, l] + w * rise[q, l]
 
 
-@kernel
+@reordered
 def sum_products(
     s: Sweeps, sweeps: int, word: np.ndarray, bit: np.ndarray, c: np.ndarray, y: np.ndarray, total: np.ndarray
 ) -> None:
