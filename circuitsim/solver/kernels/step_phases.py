@@ -390,38 +390,36 @@ def settle_phases(  # type: ignore[no-untyped-def]
     slope_y = np.empty_like(y)
     out = np.empty(batch * (len(bank_out) // every), blocks.dtype)
     load_now, tangent, slope, drawn, d, before = a, nothing, nothing, nothing, v, v
-    still = (0, -1, pos, neg, empty, empty, 0.0, 1.0)
-    nudging = still
-    # The free phase, then the nudged ones: side 0 pulls outputs one way, side 1 the other.
-    for side in range(-1, sides):
-        which = min(side, 0) + 1
-        if side >= 0:
-            swing = beta if side == 0 else -beta
+    nudging = (0, -1, pos, neg, empty, empty, 0.0, 1.0)
+    # The free phase, then the nudged ones, of which the second pulls the other way.
+    for turn in range(1 + sides):
+        nudged = min(turn, 1)
+        if nudged and phase != TRANSPOSED:
+            swing = beta if turn == 1 else -beta
             amplitude = swing * conductance
-            if phase != TRANSPOSED:
-                first = start[layer_out]
-                # A softmax is steepest at a probability of one half.
-                steepest = 0.0 if kind == _QUADRATIC else 0.25 * amplitude
-                if kind == _QUADRATIC:
-                    # A resistor at each output: part of its load.
-                    for k in range(len(pos)):
-                        load_now[first + pos[k]] = a[first + pos[k]] + blocks.dtype.type(amplitude)
-                        if len(neg) > 0:
-                            load_now[first + neg[k]] = a[first + neg[k]] + blocks.dtype.type(amplitude)
-                else:
-                    amplitude *= scale
-                if swing < 0 and load_now[first : start[layer_out + 1]].min() + steepest <= 0:
-                    return False
-                nudging = (kind, layer_out, pos, neg, y, target, amplitude, scale)
-        if side == 1:
+            first = start[layer_out]
+            # A softmax is steepest at a probability of one half.
+            steepest = 0.0 if kind == _QUADRATIC else 0.25 * amplitude
+            if kind == _QUADRATIC:
+                # A resistor at each output: part of its load.
+                for k in range(len(pos)):
+                    load_now[first + pos[k]] = a[first + pos[k]] + blocks.dtype.type(amplitude)
+                    if len(neg) > 0:
+                        load_now[first + neg[k]] = a[first + neg[k]] + blocks.dtype.type(amplitude)
+            else:
+                amplitude *= scale
+            if swing < 0 and load_now[first : start[layer_out + 1]].min() + steepest <= 0:
+                return False
+            nudging = (kind, layer_out, pos, neg, y, target, amplitude, scale)
+        if turn == 2:
             # To first order the other side is the mirror image.
             before, d = d, -d
         relax_layers(
-            phase if side >= 0 else FREE,
-            (tables, (load_now, own, v if side >= 0 else nothing, tangent, slope, slope, drawn, d), nudging),
-            sweeps[which][0],
-            sweeps[which][1],
-            limits[which],
+            phase if nudged else FREE,
+            (tables, (load_now, own, v if nudged else nothing, tangent, slope, slope, drawn, d), nudging),
+            sweeps[nudged][0],
+            sweeps[nudged][1],
+            limits[nudged],
             most,
             regular,
             iterations,
@@ -429,7 +427,7 @@ def settle_phases(  # type: ignore[no-untyped-def]
         )
         if status.any():
             return False
-        if side >= 0:
+        if nudged:
             continue
         _read(v, start, output, y)
         _slopes_and_costs(cost, y, target, slope_y, value)
