@@ -442,7 +442,7 @@ def _summed_on_the_way(w: Weights, number: int, words: Array) -> Array:
 
     def rows(k: slice) -> None:
         for part in range(k.start, k.stop):
-            currents_and_sums(words, g, edges[part], edges[part + 1], current[part], bits[part])
+            currents_and_sums(words, g, g[:0], edges[part], edges[part + 1], current[part], bits[part])
 
     share_batch(rows, len(bits), work=g.size // (16 * len(bits)), parts=len(bits))
     w.sums[w.pending.pop(number)] += bits[0] if len(bits) == 1 else bits.sum(axis=0)

@@ -18,7 +18,6 @@ from circuitsim.solver.kernels.amplifiers import held_nodes, output_changes, out
 from circuitsim.solver.kernels.conductances import (
     bit_sums,
     currents_and_sums,
-    pair_currents_and_sums,
     pair_sums,
     single_sums,
 )
@@ -311,7 +310,7 @@ def test_passes_over_conductances(precision: str, rows: tuple[int, int]) -> None
     u = rng.uniform(-1, 1, (4, 71)).astype(precision)
     before = rng.uniform(-1e-4, 1e-4, (4, 13)).astype(precision)
     currents, bits = before.copy(), start.copy()
-    currents_and_sums(u, g_plus, first, last, currents, bits)
+    currents_and_sums(u, g_plus, g_plus[:0], first, last, currents, bits)
     expected = before.astype(float) + u.astype(float)[:, k] @ single[k]
     np.testing.assert_allclose(currents, expected, rtol=0, atol=64 * eps * 1e-4 * 8)
     np.testing.assert_allclose(bits, start + single[k].sum(axis=0), rtol=16 * eps)
@@ -319,7 +318,7 @@ def test_passes_over_conductances(precision: str, rows: tuple[int, int]) -> None
         u = rng.uniform(-1, 1, (samples, 71)).astype(precision)
         before = rng.uniform(-1e-4, 1e-4, (samples, 13)).astype(precision)
         currents, bits = before.copy(), start.copy()
-        pair_currents_and_sums(u, g_plus, g_minus, first, last, currents, bits)
+        currents_and_sums(u, g_plus, g_minus, first, last, currents, bits)
         difference = g_plus.astype(float) - g_minus.astype(float)
         expected = before.astype(float) + u.astype(float)[:, k] @ difference[k]
         np.testing.assert_allclose(currents, expected, rtol=0, atol=64 * eps * 1e-4 * 8)

@@ -9,7 +9,7 @@ import numpy as np
 
 from circuitsim.solver.kernels.compiling import reordered
 
-__all__ = ["bit_sums", "currents_and_sums", "pair_currents_and_sums", "pair_sums", "single_sums"]
+__all__ = ["bit_sums", "currents_and_sums", "pair_sums", "single_sums"]
 
 _ROWS = 32
 """Rows summed in the working precision before their sum is added in float64."""
@@ -70,17 +70,18 @@ def bit_sums(g, first, last, bit_sum):  # type: ignore[no-untyped-def]
 
 
 @reordered
-def currents_and_sums(words, w, first, last, currents, bit_sum):  # type: ignore[no-untyped-def]
-    """Add ``words @ w`` of rows first to last to ``currents`` (B, N), and the rows to ``bit_sum`` (N,).
+def currents_and_sums(words, g_plus, g_minus, first, last, currents, bit_sum):  # type: ignore[no-untyped-def]
+    """Add ``words @ (g_plus - g_minus)`` of rows first to last to ``currents`` (B, N), and the rows of both
+    to ``bit_sum`` (N,). The difference is not kept; ``g_minus`` has no rows where there is none.
 
-    One pass over w (M, N) for every four samples: words (B, M).
+    One pass over the conductances (M, N) for every four samples: words (B, M).
     """
     batch, n = currents.shape
-    zero = w.dtype.type(0)
+    zero = g_plus.dtype.type(0)
     # Samples side by side, zeros for those that are missing.
-    u = np.empty((last - first, 4), w.dtype)
+    u = np.empty((last - first, 4), g_plus.dtype)
     # Four currents and the sum of some bit lines, in one array so that nothing else can lie in them.
-    kept = np.empty(5 * _BITS, w.dtype)
+    kept = np.empty(5 * _APART, g_plus.dtype)
     for b0 in range(0, batch, 4):
         for j in range(first, last):
             for b in range(4):
@@ -91,20 +92,27 @@ def currents_and_sums(words, w, first, last, currents, bit_sum):  # type: ignore
             for top in range(first, last, _ROWS):
                 bottom = min(top + _ROWS, last)
                 j = top
-                while j + 4 <= bottom:
-                    _four_rows(u, w, first, j, left, size, kept)
-                    j += 4
-                while j < bottom:
-                    _one_row(u, w, first, j, left, size, kept)
-                    j += 1
+                if len(g_minus) > 0:
+                    while j + 2 <= bottom:
+                        _two_pairs(u, g_plus, g_minus, first, j, left, size, kept)
+                        j += 2
+                    if j < bottom:
+                        _one_pair(u, g_plus, g_minus, first, j, left, size, kept)
+                else:
+                    while j + 4 <= bottom:
+                        _four_rows(u, g_plus, first, j, left, size, kept)
+                        j += 4
+                    while j < bottom:
+                        _one_row(u, g_plus, first, j, left, size, kept)
+                        j += 1
                 if b0 == 0:
                     for i in range(size):
-                        bit_sum[left + i] += kept[4 * _BITS + i]
+                        bit_sum[left + i] += kept[4 * _APART + i]
                 for i in range(size):
-                    kept[4 * _BITS + i] = 0
+                    kept[4 * _APART + i] = 0
             for b in range(min(4, batch - b0)):
                 for i in range(size):
-                    currents[b0 + b, left + i] += kept[b * _BITS + i]
+                    currents[b0 + b, left + i] += kept[b * _APART + i]
 
 
 @reordered
@@ -120,10 +128,10 @@ def _four_rows(u, w, first, j, left, size, kept):  # type: ignore[no-untyped-def
     for i in range(size):
         x0, x1, x2, x3 = w0[i], w1[i], w2[i], w3[i]
         kept[i] += (a0 * x0 + a1 * x1) + (a2 * x2 + a3 * x3)
-        kept[_BITS + i] += (b0 * x0 + b1 * x1) + (b2 * x2 + b3 * x3)
-        kept[2 * _BITS + i] += (c0 * x0 + c1 * x1) + (c2 * x2 + c3 * x3)
-        kept[3 * _BITS + i] += (d0 * x0 + d1 * x1) + (d2 * x2 + d3 * x3)
-        kept[4 * _BITS + i] += (x0 + x1) + (x2 + x3)
+        kept[_APART + i] += (b0 * x0 + b1 * x1) + (b2 * x2 + b3 * x3)
+        kept[2 * _APART + i] += (c0 * x0 + c1 * x1) + (c2 * x2 + c3 * x3)
+        kept[3 * _APART + i] += (d0 * x0 + d1 * x1) + (d2 * x2 + d3 * x3)
+        kept[4 * _APART + i] += (x0 + x1) + (x2 + x3)
 
 
 @reordered
@@ -132,43 +140,10 @@ def _one_row(u, w, first, j, left, size, kept):  # type: ignore[no-untyped-def]
     for i in range(size):
         x = row[i]
         kept[i] += u[k, 0] * x
-        kept[_BITS + i] += u[k, 1] * x
-        kept[2 * _BITS + i] += u[k, 2] * x
-        kept[3 * _BITS + i] += u[k, 3] * x
-        kept[4 * _BITS + i] += x
-
-
-@reordered
-def pair_currents_and_sums(words, g_plus, g_minus, first, last, currents, bit_sum):  # type: ignore[no-untyped-def]
-    """`currents_and_sums` of ``g_plus - g_minus`` and the sums of both, whose difference is not kept."""
-    batch, n = currents.shape
-    zero = g_plus.dtype.type(0)
-    u = np.empty((last - first, 4), g_plus.dtype)
-    kept = np.empty(5 * _APART, g_plus.dtype)
-    for b0 in range(0, batch, 4):
-        for j in range(first, last):
-            for b in range(4):
-                u[j - first, b] = words[b0 + b, j] if b0 + b < batch else zero
-        for left in range(0, n, _BITS):
-            size = min(_BITS, n - left)
-            kept[:] = 0
-            for top in range(first, last, _ROWS):
-                bottom = min(top + _ROWS, last)
-                j = top
-                while j + 2 <= bottom:
-                    _two_pairs(u, g_plus, g_minus, first, j, left, size, kept)
-                    j += 2
-                while j < bottom:
-                    _one_pair(u, g_plus, g_minus, first, j, left, size, kept)
-                    j += 1
-                if b0 == 0:
-                    for i in range(size):
-                        bit_sum[left + i] += kept[4 * _APART + i]
-                for i in range(size):
-                    kept[4 * _APART + i] = 0
-            for b in range(min(4, batch - b0)):
-                for i in range(size):
-                    currents[b0 + b, left + i] += kept[b * _APART + i]
+        kept[_APART + i] += u[k, 1] * x
+        kept[2 * _APART + i] += u[k, 2] * x
+        kept[3 * _APART + i] += u[k, 3] * x
+        kept[4 * _APART + i] += x
 
 
 @reordered

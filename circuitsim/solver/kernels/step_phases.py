@@ -19,7 +19,6 @@ from circuitsim.solver.kernels.compiling import reordered
 from circuitsim.solver.kernels.conductances import (
     bit_sums,
     currents_and_sums,
-    pair_currents_and_sums,
     pair_sums,
 )
 from circuitsim.solver.kernels.relaxing import CORRECTED, FREE, TRANSPOSED, Wiring, relax_layers
@@ -118,7 +117,7 @@ def read_devices(  # type: ignore[no-untyped-def]
         kind, source, target, m, n, turned, plus_at, minus_at, word_at, place = link
         g_plus = _rows(conductance, plus_at, m, n)
         paired = minus_at >= 0
-        g_minus = _rows(conductance, minus_at, m, n) if paired else g_plus
+        g_minus = _rows(conductance, minus_at, m if paired else 0, n)
         for part in range(first_part, last_part):
             bit_sum = sums[part, start[target] : start[target] + n]
             if kind != KNOWN:
@@ -130,16 +129,11 @@ def read_devices(  # type: ignore[no-untyped-def]
                 continue
             first, last = m * part // parts, m * (part + 1) // parts
             lines = _rows(words, batch * word_at, batch, m)
-            at = word_at + first, word_at + last
-            _drive(
-                inputs, column[at[0] : at[1]], gain[at[0] : at[1]], fixed[at[0] : at[1]], lines[:, first:last]
-            )
+            at = slice(word_at + first, word_at + last)
+            _drive(inputs, column[at], gain[at], fixed[at], lines[:, first:last])
             if sent.shape[1] > 0:
                 currents = _rows(sent[part], batch * start[target], batch, n)
-                if paired:
-                    pair_currents_and_sums(lines, g_plus, g_minus, first, last, currents, bit_sum)
-                else:
-                    currents_and_sums(lines, g_plus, first, last, currents, bit_sum)
+                currents_and_sums(lines, g_plus, g_minus, first, last, currents, bit_sum)
             elif paired:
                 pair_sums(g_plus, g_minus, first, last, _rows(difference, place, m, n), none, bit_sum)
             else:
