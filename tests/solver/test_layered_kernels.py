@@ -15,12 +15,7 @@ from numba import njit
 from circuitsim.netlist.models import diode_current
 from circuitsim.netlist.tables import FloatArray
 from circuitsim.solver.kernels.amplifiers import held_nodes, output_changes, outputs, tangents
-from circuitsim.solver.kernels.conductances import (
-    bit_sums,
-    currents_and_sums,
-    pair_sums,
-    single_sums,
-)
+from circuitsim.solver.kernels.conductances import bit_sums, currents_and_sums, pair_sums, single_sums
 from circuitsim.solver.kernels.maths import exponential, exponential_less_one, hyperbolic_tangent
 from circuitsim.solver.kernels.mixing import progress
 from circuitsim.solver.kernels.nodes import clamp_increments, clamp_nodes, solve_increments, solve_nodes
