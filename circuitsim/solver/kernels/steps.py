@@ -26,8 +26,6 @@ LOW_RANK = 16
 _NARROW = 24
 """Bit lines up to which slopes are found along word lines, which are more, and vectorise better."""
 
-# Without reassoc a device's step is rounded alike wherever threads divide the rows.
-
 
 @fused
 def _narrow_slopes(first, last, left, right, sign, word, bit):  # type: ignore[no-untyped-def]
